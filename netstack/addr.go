@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: MIT
+
+package netstack
+
+import (
+	"net"
+	"net/netip"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
+)
+
+var (
+	loopback4 = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	loopback6 = netip.IPv6Loopback()
+)
+
+func protocolOf(addr netip.Addr) tcpip.NetworkProtocolNumber {
+	if addr.Is4() {
+		return ipv4.ProtocolNumber
+	}
+	return ipv6.ProtocolNumber
+}
+
+// fullAddress leaves the NIC at zero: naming the tunnel's NIC would cut the loopback off.
+// An unspecified address becomes the empty one, which is gVisor's wildcard for both families.
+func fullAddress(ap netip.AddrPort) tcpip.FullAddress {
+	fa := tcpip.FullAddress{Port: ap.Port()}
+	if ap.Addr().IsValid() && !ap.Addr().IsUnspecified() {
+		fa.Addr = tcpip.AddrFromSlice(ap.Addr().AsSlice())
+	}
+	return fa
+}
+
+// addrPort is the reverse of fullAddress. The endpoint of a dual-stack socket speaks of IPv4 in 4-in-6 form,
+// which nobody outside of it wants to see.
+func addrPort(fa tcpip.FullAddress) netip.AddrPort {
+	addr, _ := netip.AddrFromSlice(fa.Addr.AsSlice())
+	return netip.AddrPortFrom(addr.Unmap(), fa.Port)
+}
+
+// localHost is what the net package dials for an unspecified address: the local system.
+func localHost(addr netip.Addr) netip.Addr {
+	if addr.IsValid() && addr.IsUnspecified() {
+		return loopbackLike(addr)
+	}
+	return addr
+}
+
+// loopbackLike returns the loopback address of addr's family.
+func loopbackLike(addr netip.Addr) netip.Addr {
+	if addr.Is4() {
+		return loopback4
+	}
+	return loopback6
+}
+
+// normalize unmaps a 4-in-6 address and drops a zone, which has no meaning where there is one link.
+func normalize(ap netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
+}
+
+func tcpAddr(ap netip.AddrPort) net.Addr {
+	if !ap.IsValid() {
+		return nil
+	}
+	return net.TCPAddrFromAddrPort(ap)
+}
+
+func udpAddr(ap netip.AddrPort) net.Addr {
+	if !ap.IsValid() {
+		return nil
+	}
+	return net.UDPAddrFromAddrPort(ap)
+}

@@ -1,0 +1,333 @@
+// SPDX-License-Identifier: MIT
+
+package netstack
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/link/loopback"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
+)
+
+const (
+	// DefaultMTU fits into a path of 1,500 bytes with the outer headers of IPv6: 1500 - 40 - 8 - 32.
+	DefaultMTU = 1420
+	// MinMTU is the least that IPv4 hosts have to take (RFC 791, section 3.1); IPv6 needs MinMTU6.
+	MinMTU = 576
+	// MinMTU6 is the least MTU of a link that carries IPv6 (RFC 8200, section 5).
+	MinMTU6 = 1280
+	// MaxMTU keeps a packet with WireGuard's 32 bytes of header and tag inside of the largest datagram.
+	MaxMTU = 65_507 - 32
+
+	tunnelNIC   tcpip.NICID = 1
+	loopbackNIC tcpip.NICID = 2
+)
+
+// Socket buffers: the start and the bound of TCP's auto-tuning, and UDP's fixed size. 4 MiB fill a path of 1 Gbit/s
+// with a round trip of 30 ms; a burst of datagrams that finds a small receive buffer is lost.
+const (
+	minBuffer     = 4 << 10
+	defaultBuffer = 212 << 10
+	udpBuffer     = 1 << 20
+	maxBuffer     = 4 << 20
+)
+
+// Config says what a [Stack] is to be.
+type Config struct {
+	// Addresses are the stack's own. The prefix length says which source address is used for a destination: that of
+	// the prefix which contains it, else the first of its family. At least one is needed.
+	Addresses []netip.Prefix
+	// MTU is the size of the largest packet to and from the device in bytes. 0 means [DefaultMTU].
+	MTU int
+	// Silent, if not nil, is called when a peer has not answered for 500 ms: see [Stack.Resend]. It is called again
+	// with growing pauses while packets to that peer go on unanswered, each time in a goroutine of its own for which
+	// [Stack.Close] waits. It must not call Close.
+	Silent func(PeerID)
+}
+
+// Stack is a TCP/IP host inside the process. Its methods are safe for concurrent use.
+type Stack struct {
+	stack   *stack.Stack
+	link    *link
+	inbound inbound
+	silence *silenceWatch
+	closing closingList
+
+	own    atomic.Pointer[ownAddresses]
+	routes atomic.Pointer[routeTable] // nil until the first SetRoutes: everything is peer 0's
+
+	closeOnce sync.Once
+	done      chan struct{} // closed when Close begins
+
+	mu    sync.Mutex // guards dials, and orders SetRoutes
+	dials map[*pendingDial]struct{}
+}
+
+// pendingDial is a connection that is being made, which has to end when its route does.
+type pendingDial struct {
+	dst      netip.Addr
+	lostOnce sync.Once
+	lost     chan struct{} // closed when no peer serves dst any more
+}
+
+// New makes a stack. It fails if the configuration is not one that a host can have, and leaves nothing behind then.
+func New(cfg Config) (*Stack, error) {
+	if cfg.MTU == 0 {
+		cfg.MTU = DefaultMTU
+	}
+	own, err := newOwnAddresses(cfg.Addresses)
+	if err != nil {
+		return nil, err
+	}
+	least := MinMTU
+	if own.first6.IsValid() {
+		least = MinMTU6
+	}
+	if cfg.MTU < least || cfg.MTU > MaxMTU {
+		return nil, fmt.Errorf("netstack: MTU %d, want %d to %d", cfg.MTU, least, MaxMTU)
+	}
+
+	s := &Stack{done: make(chan struct{}), dials: map[*pendingDial]struct{}{}}
+	s.own.Store(own)
+	s.inbound.own = &s.own
+	s.silence = newSilenceWatch(&s.routes, cfg.Silent)
+	s.link = newLink(cfg.MTU, s.done, s.silence)
+	s.stack = stack.New(stack.Options{
+		NetworkProtocols: []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
+		TransportProtocols: []stack.TransportProtocolFactory{
+			tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6,
+		},
+		HandleLocal: true,
+	})
+	if err := s.setUp(own); err != nil {
+		s.stack.Destroy()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Stack) setUp(own *ownAddresses) error {
+	if err := s.setOptions(); err != nil {
+		return err
+	}
+	if err := s.stack.CreateNIC(tunnelNIC, s.link); err != nil {
+		return fmt.Errorf("netstack: create the tunnel's interface: %v", err)
+	}
+	if err := s.stack.CreateNIC(loopbackNIC, loopback.New()); err != nil {
+		return fmt.Errorf("netstack: create the loopback interface: %v", err)
+	}
+	for _, prefix := range own.prefixes {
+		// No prefix length is given to gVisor: a subnet would have a broadcast address, which a tunnel has not.
+		if err := s.addAddress(tunnelNIC, netip.PrefixFrom(prefix.Addr(), prefix.Addr().BitLen())); err != nil {
+			return err
+		}
+	}
+	for _, prefix := range []netip.Prefix{netip.PrefixFrom(loopback4, 8), netip.PrefixFrom(loopback6, 128)} {
+		if err := s.addAddress(loopbackNIC, prefix); err != nil {
+			return err
+		}
+	}
+	s.stack.SetRouteTable(own.routeTable())
+	return nil
+}
+
+func (s *Stack) addAddress(nic tcpip.NICID, prefix netip.Prefix) error {
+	err := s.stack.AddProtocolAddress(nic, tcpip.ProtocolAddress{
+		Protocol: protocolOf(prefix.Addr()),
+		AddressWithPrefix: tcpip.AddressWithPrefix{
+			Address:   tcpip.AddrFromSlice(prefix.Addr().AsSlice()),
+			PrefixLen: prefix.Bits(),
+		},
+	}, stack.AddressProperties{})
+	if err != nil {
+		return fmt.Errorf("netstack: add address %s: %v", prefix, err)
+	}
+	return nil
+}
+
+func (s *Stack) setOptions() error {
+	sack := tcpip.TCPSACKEnabled(true)
+	rack := tcpip.TCPRACKLossDetection
+	// A port in TIME_WAIT may be taken again for a new connection after a second, as timestamps allow (RFC 6191);
+	// else 49,536 connections to one address within a minute are all there can be.
+	reuse := tcpip.TCPTimeWaitReuseGlobal
+	moderate := tcpip.TCPModerateReceiveBufferOption(true)
+	send := tcpip.TCPSendBufferSizeRangeOption{Min: minBuffer, Default: defaultBuffer, Max: maxBuffer}
+	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: minBuffer, Default: defaultBuffer, Max: maxBuffer}
+	for _, opt := range []tcpip.SettableTransportProtocolOption{&sack, &rack, &reuse, &moderate, &send, &receive} {
+		if err := s.stack.SetTransportProtocolOption(tcp.ProtocolNumber, opt); err != nil {
+			return fmt.Errorf("netstack: set TCP option %T: %v", opt, err)
+		}
+	}
+	for _, opt := range []any{
+		tcpip.SendBufferSizeOption{Min: minBuffer, Default: udpBuffer, Max: maxBuffer},
+		tcpip.ReceiveBufferSizeOption{Min: minBuffer, Default: udpBuffer, Max: maxBuffer},
+	} {
+		if err := s.stack.SetOption(opt); err != nil {
+			return fmt.Errorf("netstack: set option %T: %v", opt, err)
+		}
+	}
+	return nil
+}
+
+// Device returns a new facade for a WireGuard device: see [Device].
+func (s *Stack) Device() *Device { return newDevice(s) }
+
+// SetRoutes says which peer serves which addresses. Dials and datagrams to an address that no peer serves fail at
+// once with ENETUNREACH; dials that are under way to such an address end with it. Before the first call, every
+// address is peer 0's. Of two equal prefixes the last one counts.
+func (s *Stack) SetRoutes(routes []Route) {
+	table := newRouteTable(routes)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.routes.Store(table)
+	for d := range s.dials {
+		if !s.reachable(d.dst) {
+			d.lostOnce.Do(func() { close(d.lost) })
+		}
+	}
+	s.silence.retain(routes)
+}
+
+// PeerFor returns the peer that serves addr. It reports false for the stack's own addresses, the loopback's, and
+// those that no peer serves.
+func (s *Stack) PeerFor(addr netip.Addr) (PeerID, bool) {
+	addr = localHost(addr.Unmap().WithZone(""))
+	if addr.IsLoopback() || s.own.Load().has(addr) {
+		return 0, false
+	}
+	return s.routes.Load().lookup(addr)
+}
+
+// Resend sends the first packets of conversations (SYN, echo request) that a peer has not answered again. It is
+// for the moment in which a new session with a peer is up that was reported as silent, and had restarted.
+func (s *Stack) Resend(peer PeerID) { s.link.resend(s.silence.take(peer)) }
+
+// Close ends the stack: its connections are aborted (the other side sees a reset, if that packet still leaves),
+// its listeners closed, everything that waits returns [net.ErrClosed]. It returns when all goroutines of the stack
+// have ended. It is idempotent and may be called at any moment.
+func (s *Stack) Close() error {
+	s.closeOnce.Do(func() {
+		close(s.done)
+		s.silence.close()
+		s.stack.Close()
+		s.link.close()
+		s.stack.Wait()
+	})
+	return nil
+}
+
+// reachable says whether packets to addr have somewhere to go.
+func (s *Stack) reachable(addr netip.Addr) bool {
+	own := s.own.Load()
+	if addr.IsLoopback() || own.has(addr) {
+		return true
+	}
+	if !own.first(addr.Is4()).IsValid() {
+		return false // without an address of its family there is no source
+	}
+	_, ok := s.routes.Load().lookup(addr)
+	return ok && addr != broadcast4
+}
+
+func (s *Stack) addDial(dst netip.Addr) *pendingDial {
+	d := &pendingDial{dst: dst, lost: make(chan struct{})}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.dials[d] = struct{}{}
+	return d
+}
+
+func (s *Stack) removeDial(d *pendingDial) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.dials, d)
+}
+
+// ownAddresses are the stack's addresses, in the order given. It is immutable.
+type ownAddresses struct {
+	prefixes       []netip.Prefix
+	set            map[netip.Addr]struct{}
+	first4, first6 netip.Addr
+}
+
+func newOwnAddresses(prefixes []netip.Prefix) (*ownAddresses, error) {
+	own := &ownAddresses{prefixes: slices.Clone(prefixes), set: map[netip.Addr]struct{}{}}
+	for _, p := range prefixes {
+		addr := p.Addr()
+		switch {
+		case !p.IsValid():
+			return nil, errors.New("netstack: an address is not valid: want a unicast IPv4 or IPv6 address with a prefix length")
+		case addr.Is4In6(), addr.IsUnspecified(), addr.IsMulticast(), addr.IsLoopback(), addr == broadcast4:
+			return nil, fmt.Errorf("netstack: address %s is not one that a host can have: want a unicast IPv4 or IPv6 address", p)
+		}
+		own.set[addr] = struct{}{}
+		if addr.Is4() && !own.first4.IsValid() {
+			own.first4 = addr
+		}
+		if addr.Is6() && !own.first6.IsValid() {
+			own.first6 = addr
+		}
+	}
+	if len(prefixes) == 0 {
+		return nil, errors.New("netstack: no address: want at least one")
+	}
+	return own, nil
+}
+
+func (o *ownAddresses) has(addr netip.Addr) bool {
+	_, ok := o.set[addr]
+	return ok
+}
+
+func (o *ownAddresses) first(v4 bool) netip.Addr {
+	if v4 {
+		return o.first4
+	}
+	return o.first6
+}
+
+// routeTable sends everything into the tunnel and tells gVisor the source address to use, which it would choose by
+// the longest common prefix otherwise: that of the subnet which contains the destination, else the first one.
+// gVisor follows the hint for IPv4; for IPv6 it follows RFC 6724, whose rule 8 comes to the same for subnets.
+func (o *ownAddresses) routeTable() []tcpip.Route {
+	var table []tcpip.Route
+	add := func(p netip.Prefix, nic tcpip.NICID, source netip.Addr) {
+		subnet := tcpip.AddressWithPrefix{
+			Address:   tcpip.AddrFromSlice(p.Masked().Addr().AsSlice()),
+			PrefixLen: p.Bits(),
+		}.Subnet()
+		table = append(table, tcpip.Route{Destination: subnet, NIC: nic, SourceHint: tcpip.AddrFromSlice(source.AsSlice())})
+	}
+	for _, p := range o.prefixes {
+		add(p, tunnelNIC, p.Addr())
+	}
+	add(netip.PrefixFrom(loopback4, 8), loopbackNIC, loopback4)
+	add(netip.PrefixFrom(loopback6, 128), loopbackNIC, loopback6)
+	slices.SortStableFunc(table, func(a, b tcpip.Route) int { return b.Destination.Prefix() - a.Destination.Prefix() })
+	if o.first4.IsValid() {
+		table = append(table, tcpip.Route{Destination: header.IPv4EmptySubnet, NIC: tunnelNIC, SourceHint: tcpip.AddrFromSlice(o.first4.AsSlice())})
+	}
+	if o.first6.IsValid() {
+		table = append(table, tcpip.Route{Destination: header.IPv6EmptySubnet, NIC: tunnelNIC, SourceHint: tcpip.AddrFromSlice(o.first6.AsSlice())})
+	}
+	return table
+}
+
+// opError is the form of every error of a socket. io.EOF and nil stay what they are.
+func opError(op, network string, source, addr net.Addr, err error) error {
+	return &net.OpError{Op: op, Net: network, Source: source, Addr: addr, Err: err}
+}

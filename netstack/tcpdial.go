@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: MIT
+
+package netstack
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"os"
+	"syscall"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/waiter"
+)
+
+// DialTCP connects to raddr. network is "tcp", "tcp4" or "tcp6"; laddr may be the zero AddrPort, have just an
+// address, or just a port. An unspecified raddr means the stack's loopback, as in the net package.
+//
+// It returns within moments when ctx is done, the stack is closed, or no peer serves raddr any more. Errors are
+// [*net.OpError]; errors.Is holds for ENETUNREACH (no peer serves the address), ECONNREFUSED, EHOSTUNREACH,
+// ETIMEDOUT, [net.ErrClosed], the context's error, and for a deadline [os.ErrDeadlineExceeded] too.
+func (s *Stack) DialTCP(ctx context.Context, network string, laddr, raddr netip.AddrPort) (*TCPConn, error) {
+	conn, err := s.dialTCP(ctx, network, normalize(laddr), normalize(raddr))
+	if err != nil {
+		return nil, opError("dial", network, tcpAddr(laddr), tcpAddr(raddr), err)
+	}
+	return conn, nil
+}
+
+func (s *Stack) dialTCP(ctx context.Context, network string, laddr, raddr netip.AddrPort) (*TCPConn, error) {
+	raddr = netip.AddrPortFrom(localHost(raddr.Addr()), raddr.Port())
+	if err := s.checkDial(ctx, "tcp", network, laddr, raddr); err != nil {
+		return nil, err
+	}
+
+	// From here on a change of the routes is seen: either by reachable, or on the pending dial.
+	dial := s.addDial(raddr.Addr())
+	defer s.removeDial(dial)
+	if !s.reachable(raddr.Addr()) {
+		return nil, os.NewSyscallError("connect", syscall.ENETUNREACH)
+	}
+
+	wq := new(waiter.Queue)
+	ep, err := s.stack.NewEndpoint(tcp.ProtocolNumber, protocolOf(raddr.Addr()), wq)
+	if err != nil {
+		return nil, s.failed("socket", err)
+	}
+	if laddr.Addr().IsValid() || laddr.Port() != 0 {
+		// Bound only when asked for: gVisor gives a bound socket a port of its own, and would run out of them.
+		if err := ep.Bind(fullAddress(laddr)); err != nil {
+			ep.Close()
+			return nil, s.failed("bind", err)
+		}
+	}
+	if err := s.connect(ctx, ep, wq, raddr, dial); err != nil {
+		ep.Close()
+		return nil, err
+	}
+	conn, err := newTCPConn(s, ep, wq, raddr)
+	if err != nil {
+		ep.Close()
+		return nil, s.failed("setsockopt", err)
+	}
+	return conn, nil
+}
+
+// connect starts the handshake and waits for its end.
+func (s *Stack) connect(ctx context.Context, ep tcpip.Endpoint, wq *waiter.Queue, raddr netip.AddrPort, dial *pendingDial) error {
+	entry, ready := waiter.NewChannelEntry(writeEvents)
+	wq.EventRegister(&entry)
+	defer wq.EventUnregister(&entry)
+
+	err := ep.Connect(fullAddress(raddr))
+	if _, started := err.(*tcpip.ErrConnectStarted); !started && err != nil {
+		return s.failed("connect", err)
+	}
+	for {
+		switch state := tcp.EndpointState(ep.State()); state {
+		case tcp.StateConnecting, tcp.StateSynSent, tcp.StateSynRecv:
+		case tcp.StateError, tcp.StateClose:
+			if err := ep.LastError(); err != nil {
+				return s.failed("connect", err)
+			}
+			return s.failed("connect", &tcpip.ErrConnectionAborted{})
+		default:
+			return nil
+		}
+		select {
+		case <-ready:
+		case <-ctx.Done():
+			return &contextError{ctx.Err()}
+		case <-dial.lost:
+			return os.NewSyscallError("connect", syscall.ENETUNREACH)
+		case <-s.done:
+			return net.ErrClosed
+		}
+	}
+}
+
+// checkDial finds what is wrong with a dial before anything is done for it.
+func (s *Stack) checkDial(ctx context.Context, proto, network string, laddr, raddr netip.AddrPort) error {
+	if err := checkNetwork(proto, network, raddr.Addr()); err != nil {
+		return err
+	}
+	switch {
+	case isClosed(s.done):
+		return net.ErrClosed
+	case ctx.Err() != nil:
+		return &contextError{ctx.Err()}
+	case laddr.Addr().IsValid() && laddr.Addr().Is4() != raddr.Addr().Is4():
+		return familyError(network, laddr)
+	case proto == "tcp" && raddr.Port() == 0:
+		return os.NewSyscallError("connect", syscall.ECONNREFUSED) // nothing listens there; Linux says the same
+	case !s.reachable(raddr.Addr()):
+		return os.NewSyscallError("connect", syscall.ENETUNREACH)
+	}
+	return nil
+}
+
+// checkNetwork says whether network is proto, proto4 or proto6, and addr of its family.
+func checkNetwork(proto, network string, addr netip.Addr) error {
+	switch {
+	case network != proto && network != proto+"4" && network != proto+"6":
+		return unknownNetwork(network, proto+", "+proto+"4 or "+proto+"6")
+	case !addr.IsValid():
+		return &net.AddrError{Err: "missing address"}
+	case network == proto+"4" && !addr.Is4(), network == proto+"6" && !addr.Is6():
+		return familyError(network, addr)
+	}
+	return nil
+}
+
+// failed is socket.failed for what has no socket yet.
+func (s *Stack) failed(call string, err tcpip.Error) error {
+	if isClosed(s.done) {
+		return net.ErrClosed
+	}
+	return sysError(call, err)
+}
