@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: MIT
+
+package wgnet_test
+
+import (
+	"fmt"
+	"log"
+	"strings"
+
+	"example.com/wgnet/wgnet"
+)
+
+func ExampleParseConfig() {
+	cfg, err := wgnet.ParseConfig(strings.NewReader(`
+[Interface]
+PrivateKey = yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=
+Address = 10.0.0.1
+ListenPort = 51820
+PostUp = iptables -A FORWARD -i %i -j ACCEPT
+
+[Peer]
+# Name = db
+PublicKey = xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=
+EndPoint = 192.0.2.1:51820
+AllowedIPs = 10.0.0.2/32,192.168.1.0/24
+`))
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, w := range cfg.Warnings() {
+		fmt.Println(w)
+	}
+	fmt.Println("we are", cfg.PrivateKey.Public(), "at", cfg.Addresses)
+	fmt.Print(cfg.Peers[0])
+	fmt.Println("our private key is", cfg.PrivateKey)
+	// Output:
+	// line 6: [Interface] PostUp: ignored: wgnet starts no programs
+	// we are HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw= at [10.0.0.1/32]
+	// [Peer]
+	// # Name = db
+	// PublicKey = xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=
+	// Endpoint = 192.0.2.1:51820
+	// AllowedIPs = 10.0.0.2/32, 192.168.1.0/24
+	// our private key is (redacted)
+}
