@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: MIT
+
+package outer
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.zx2c4.com/wireguard/conn"
+)
+
+const (
+	// backOffMin and backOffMax bound the wait after a receive error that is not about one datagram alone.
+	backOffMin = time.Millisecond
+	backOffMax = time.Second
+	// logEvery is the least time between two log lines of one kind.
+	logEvery = 10 * time.Second
+)
+
+// longAgo is the deadline that wakes whoever waits on a socket.
+var longAgo = time.Unix(1, 0)
+
+// bind is the facade that one device gets.
+type bind struct {
+	sockets *Sockets
+	session atomic.Pointer[session] // nil while closed; stored under sockets.mu
+}
+
+// session is the time between an Open and the Close that follows it.
+type session struct {
+	sockets *Sockets
+	done    chan struct{} // closed by bind.Close
+}
+
+// Open implements conn.Bind.
+func (b *bind) Open(uint16) ([]conn.ReceiveFunc, uint16, error) {
+	s := b.sockets
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if isClosed(s.closed) {
+		return nil, 0, net.ErrClosed
+	}
+	if s.open != nil {
+		return nil, 0, conn.ErrBindAlreadyOpen
+	}
+	// The device sets its mark after Open unless it is 0, which it takes new sockets to have. A mark that the
+	// user's Control hook has set is not ours to reset.
+	if s.marked {
+		if err := s.sock.setMark(0); err != nil {
+			return nil, 0, err
+		}
+		s.marked = false
+	}
+	s.open = &session{sockets: s, done: make(chan struct{})}
+	b.session.Store(s.open)
+	return []conn.ReceiveFunc{s.open.receive}, s.port, nil
+}
+
+// Close implements conn.Bind. The device calls it also on a facade that is not open.
+func (b *bind) Close() error {
+	s := b.sockets
+	s.mu.Lock()
+	old := b.session.Swap(nil)
+	if old != nil {
+		close(old.done)
+		s.open = nil
+	}
+	s.mu.Unlock()
+	if old == nil {
+		return nil
+	}
+	// Whoever waits in the socket sets a deadline first and looks at done afterwards; here it is the other way
+	// round, so one of the two is seen. A waiter of a later session is woken in vain and waits again.
+	for _, set := range []func(time.Time) error{s.sock.setReadDeadline, s.sock.setWriteDeadline} {
+		if err := set(longAgo); err != nil && !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+	}
+	return nil
+}
+
+// SetMark implements conn.Bind.
+func (b *bind) SetMark(mark uint32) error {
+	s := b.sockets
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.sock.setMark(mark); err != nil {
+		return err
+	}
+	s.marked = mark != 0
+	return nil
+}
+
+// Send implements conn.Bind. bufs may be longer than BatchSize. The datagrams after the first one that fails are
+// lost.
+func (b *bind) Send(bufs [][]byte, to conn.Endpoint) error {
+	e, ok := to.(*endpoint)
+	if !ok {
+		return conn.ErrWrongEndpointType
+	}
+	current := b.session.Load()
+	if current == nil {
+		return net.ErrClosed
+	}
+	return b.sockets.sock.send(bufs, e, current.done)
+}
+
+// ParseEndpoint implements conn.Bind. s is "ip:port", with a zone for a link-local address.
+func (b *bind) ParseEndpoint(s string) (conn.Endpoint, error) {
+	dst, err := netip.ParseAddrPort(s)
+	if err != nil {
+		return nil, err
+	}
+	return newEndpoint(endpointKey{dst: netip.AddrPortFrom(dst.Addr().Unmap(), dst.Port())}), nil
+}
+
+// BatchSize implements conn.Bind.
+func (b *bind) BatchSize() int { return b.sockets.sock.batchSize() }
+
+// receive is the facade's conn.ReceiveFunc.
+func (r *session) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
+	s := r.sockets
+	s.receiving.Lock() // an earlier session's receive is on its way out
+	defer s.receiving.Unlock()
+	backOff := backOffMin
+	for {
+		if isClosed(r.done) || isClosed(s.closed) {
+			return 0, net.ErrClosed
+		}
+		n, err := s.sock.receive(bufs, sizes, eps)
+		switch {
+		case n > 0:
+			return n, nil
+		case err == nil:
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			// Woken by a Close, ours or an earlier session's. Should this fail, so does the next receive.
+			_ = s.sock.setReadDeadline(time.Time{})
+		case isClosed(r.done) || isClosed(s.closed):
+		default:
+			if dropped, ok := s.failure.allow(); ok {
+				s.log.Warn("receiving from the network failed, trying again", "err", err, "unlogged", dropped)
+			}
+			// Errors about one datagram are a stranger's to cause: waiting then would let him stop us.
+			if isDatagramError(err) {
+				continue
+			}
+			r.wait(backOff)
+			backOff = min(2*backOff, backOffMax)
+		}
+	}
+}
+
+// wait returns after d, or when the session or the Sockets close.
+func (r *session) wait(d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-r.done:
+	case <-r.sockets.closed:
+	}
+}
+
+// logLimit bounds the log lines that an outsider can cause (fault 71). The zero value is ready.
+type logLimit struct {
+	mu      sync.Mutex // guards last and dropped
+	last    time.Time
+	dropped int // since last
+}
+
+// allow reports whether a line may be logged now, and how many were not since the last one.
+func (l *logLimit) allow() (dropped int, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	if !l.last.IsZero() && now.Sub(l.last) < logEvery {
+		l.dropped++
+		return 0, false
+	}
+	dropped, l.last, l.dropped = l.dropped, now, 0
+	return dropped, true
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}

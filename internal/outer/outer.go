@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: MIT
+
+// Package outer holds the UDP sockets that carry a tunnel's datagrams, and lends them to WireGuard devices.
+//
+// [Sockets] owns the sockets and its port. A device gets a [conn.Bind] from [Sockets.Bind]: a facade whose Close
+// ends the facade and leaves the sockets open, so that a device can be taken down, brought up or replaced by
+// another one without losing the port. On Linux one dual-stack socket serves IPv4 and IPv6, with segmentation
+// offload both ways where the kernel and the network card have it; elsewhere it is one datagram a call.
+//
+// Invariants:
+//   - at most one facade is open at a time;
+//   - a receive function fails only when its facade or the Sockets are closed, with [net.ErrClosed]: the device
+//     gives up its receive routine for good on other errors, so those are waited out here;
+//   - Send never waits longer than sendTimeout, and a Close of the facade or of the Sockets ends its wait;
+//   - addresses that the device or a user sees are never 4-in-6: mapped addresses exist inside a socket only.
+package outer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strconv"
+	"sync"
+	"syscall"
+
+	"golang.zx2c4.com/wireguard/conn"
+)
+
+// Config says how to open the sockets. The zero value picks a free port.
+type Config struct {
+	// Port is the UDP port to listen on, the same for IPv4 and IPv6. 0 lets the system pick one.
+	Port uint16
+	// Control, if not nil, is called for each socket before it is bound and after our own options are set, as
+	// [net.ListenConfig] does; network is "udp4" or "udp6" ("udp6" carries IPv4 too).
+	Control func(network, address string, c syscall.RawConn) error
+	// Logger gets the network errors that are waited out, at a bounded rate. nil discards.
+	Logger *slog.Logger
+}
+
+// Sockets are the open UDP sockets of a tunnel. All methods are safe for concurrent use.
+type Sockets struct {
+	sock    socket
+	log     *slog.Logger
+	port    uint16
+	closed  chan struct{} // closed by Close
+	close   func() error  // runs once
+	failure logLimit      // receive errors
+
+	// receiving serializes the receive functions of successive facades. It guards the socket's receive state.
+	receiving sync.Mutex
+
+	mu     sync.Mutex // guards open and marked
+	open   *session   // the facade that holds the sockets, or nil
+	marked bool       // a facade has set a mark
+}
+
+// Open opens the sockets. A taken port is an error at once, for which errors.Is finds [syscall.EADDRINUSE]. A host
+// without IPv6 gets an IPv4 socket.
+func Open(cfg Config) (*Sockets, error) {
+	udp, err := listen(cfg)
+	if err != nil {
+		return nil, err
+	}
+	log := logger(cfg.Logger)
+	sock, err := newUDPSocket(udp, log)
+	if err != nil {
+		udp.Close()
+		return nil, fmt.Errorf("set up UDP port %d: %w", cfg.Port, err)
+	}
+	return newSockets(sock, log), nil
+}
+
+// newSockets takes over sock.
+func newSockets(sock socket, log *slog.Logger) *Sockets {
+	s := &Sockets{sock: sock, log: log, port: sock.port(), closed: make(chan struct{})}
+	s.close = sync.OnceValue(func() error {
+		close(s.closed)
+		return sock.close()
+	})
+	return s
+}
+
+// Port returns the UDP port, also after Close.
+func (s *Sockets) Port() uint16 { return s.port }
+
+// Bind returns a facade for one device. Its Open takes over the sockets as they are and ignores its port argument;
+// it fails with [conn.ErrBindAlreadyOpen] while another facade is open, and with [net.ErrClosed] after
+// Sockets.Close. Its Close ends its receive functions and blocked sends, and leaves the sockets open. It can be
+// opened and closed again and again.
+func (s *Sockets) Bind() conn.Bind { return &bind{sockets: s} }
+
+// Close closes the sockets, at any moment and from any goroutine. It ends blocked receives and sends, which answer
+// [net.ErrClosed]. The first call decides what all calls return.
+func (s *Sockets) Close() error { return s.close() }
+
+// listen opens a dual-stack UDP socket, or one for IPv4 on a host without IPv6.
+func listen(cfg Config) (*net.UDPConn, error) {
+	lc := net.ListenConfig{Control: func(network, address string, c syscall.RawConn) error {
+		if err := c.Control(func(fd uintptr) { setSocketOptions(network, fd) }); err != nil {
+			return err
+		}
+		if cfg.Control == nil {
+			return nil
+		}
+		return cfg.Control(network, address, c)
+	}}
+	address := ":" + strconv.Itoa(int(cfg.Port))
+	pc, err := lc.ListenPacket(context.Background(), "udp", address)
+	if errors.Is(err, syscall.EAFNOSUPPORT) || errors.Is(err, syscall.EADDRNOTAVAIL) {
+		pc, err = lc.ListenPacket(context.Background(), "udp4", address)
+	}
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("UDP port %d is taken by another program or tunnel, choose another listen port: %w",
+			cfg.Port, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open UDP port %d: %w", cfg.Port, err)
+	}
+	return pc.(*net.UDPConn), nil
+}
+
+func logger(l *slog.Logger) *slog.Logger {
+	if l == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return l
+}
