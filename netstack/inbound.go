@@ -31,6 +31,12 @@ func (in *inbound) check(packet []byte) (tcpip.NetworkProtocolNumber, netip.Addr
 	return proto, src, true
 }
 
+// Source returns the source address of an IP packet. It reports false for what is not a whole, well-formed packet.
+func Source(packet []byte) (netip.Addr, bool) {
+	_, src, _, ok := parseAddresses(packet)
+	return src, ok
+}
+
 // parseAddresses checks the lengths in the IP header against the packet's and returns its addresses.
 func parseAddresses(packet []byte) (proto tcpip.NetworkProtocolNumber, src, dst netip.Addr, ok bool) {
 	if len(packet) == 0 {

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: MIT
+
+// Package wgnet puts a Go program on a WireGuard network, with no root, no TUN device and no sidecar: a [Net] is a
+// whole host, tunnel and TCP/IP stack, inside the process.
+//
+//	cfg, err := wgnet.LoadConfig("wg0.conf")
+//	if err != nil {
+//		return err
+//	}
+//	n, err := wgnet.New(cfg)
+//	if err != nil {
+//		return err
+//	}
+//	defer n.Close()
+//
+//	l, err := n.Listen("tcp", ":9090")        // serve inside the tunnel
+//	conn, err := n.Dial("tcp", "10.0.0.2:80") // dial through it
+//
+// # What it feels like
+//
+// It feels like package net. [Net.Dial], [Net.DialContext], [Net.Listen] and [Net.ListenPacket] take the networks and
+// addresses that their namesakes take and return [net.Conn], [net.Listener] and [net.PacketConn]. Errors are
+// [*net.OpError], and errors.Is finds the errno, [net.ErrClosed], [os.ErrDeadlineExceeded] and the context's errors
+// where it would with a socket of the machine. So whatever takes a dialer or a listener runs on a Net:
+//
+//	client := &http.Client{Transport: &http.Transport{DialContext: n.DialContext}}
+//	err := http.Serve(l, handler)
+//
+// # Configuration
+//
+// A [Config] is what stands in a wg-quick file; [LoadConfig] and [ParseConfig] read one as people really write them, and
+// [Config.MarshalText] writes one. What a file asks of the machine (PostUp, Table, FwMark) is never done: it is in
+// [Config.Warnings]. Keys are types of their own: [PrivateKey] and [PresharedKey] print as "(redacted)" everywhere.
+//
+// # Lifecycle
+//
+// [New] validates the config, opens the UDP port and returns; it never waits for the network. Handshakes with all peers
+// that have an endpoint begin at once. [Net.Close] aborts what is open and returns when every goroutine has ended; it
+// may be called at any moment and more than once. After it, every call answers [net.ErrClosed].
+//
+// A peer that restarts is noticed when it owes an answer for half a second: a new handshake begins then, well before
+// WireGuard's own 15 s, so connections to it work again within a second.
+//
+// # Names
+//
+// A host to dial is an IP address, localhost, the name of a peer ([PeerConfig.Name]), or a name that the servers in
+// [Config.DNS] know. They are asked through the tunnel only: the machine's resolver, its files and its environment have
+// no say. localhost is the Net's own loopback, never the machine's. Only the host names in peers' endpoints are looked
+// up outside, since the tunnel is not there yet.
+//
+// # When it does not work
+//
+// WireGuard is silent by design: a wrong key, a closed port and a firewall look alike. A dial or ping that times out
+// says what the tunnel knows: which peer, at which endpoint, how many handshakes went unanswered, or that the tunnel is
+// up and the host behind it is silent. A dial to an address that is in no peer's AllowedIPs fails at once. [Config.Logger]
+// hears the rest, at the levels Warn and Debug.
+//
+// # Limits
+//
+// An idle Net costs about 17 goroutines and two or three MB; a peer 28 KB and two goroutines; an idle connection 5 KB;
+// a closed one in TIME_WAIT 7 to 8 KB for a minute, of which there are at most 4,096. Datagrams of up to 65,507 bytes
+// pass whole. Multicast and broadcast do not exist inside a tunnel.
+package wgnet

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: MIT
+
+package wgnet
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"syscall"
+	"time"
+)
+
+// explainedError is an error of the stack with what the tunnel knows of its cause. The protocol is silent by design: it
+// lists suspects and accuses none.
+type explainedError struct {
+	err     error
+	because string
+}
+
+func (e *explainedError) Error() string { return e.err.Error() + ": " + e.because }
+func (e *explainedError) Unwrap() error { return e.err }
+
+// Timeout is what the cause says, so that the error stays a net.Error's.
+func (e *explainedError) Timeout() bool {
+	t, ok := e.err.(interface{ Timeout() bool })
+	return ok && t.Timeout()
+}
+
+// explain adds to an error of a dial or a ping why it came. p is the peer that serves addr, or nil.
+func (n *Net) explain(err error, p *peer, addr netip.Addr) error {
+	because := n.because(err, p, addr)
+	if because == "" {
+		return err
+	}
+	var op *net.OpError
+	if errors.As(err, &op) {
+		explained := *op
+		explained.Err = &explainedError{op.Err, because}
+		return &explained
+	}
+	return &explainedError{err, because}
+}
+
+func (n *Net) because(err error, p *peer, addr netip.Addr) string {
+	var timeout interface{ Timeout() bool }
+	switch {
+	case errors.Is(err, syscall.ENETUNREACH) && p == nil:
+		return n.noRoute(addr)
+	case p != nil && errors.As(err, &timeout) && timeout.Timeout():
+		return n.noAnswer(p, addr)
+	}
+	return ""
+}
+
+func (n *Net) noRoute(addr netip.Addr) string {
+	family := "IPv4"
+	if addr.Is6() {
+		family = "IPv6"
+	}
+	for _, own := range n.config.Addresses {
+		if own.Addr().Is4() == addr.Is4() {
+			return fmt.Sprintf("no peer's AllowedIPs contain %s", addr)
+		}
+	}
+	return fmt.Sprintf("this host has no %s address", family)
+}
+
+func (n *Net) noAnswer(p *peer, addr netip.Addr) string {
+	if age, ok := n.tunnel.sessionAge(p); ok {
+		return fmt.Sprintf("the tunnel to peer %s is up (last handshake %s ago), %s does not answer",
+			p.label(), age.Round(time.Second), addr)
+	}
+	at := ""
+	switch e := p.endpoint.Load(); {
+	case e == nil && p.Endpoint != "":
+		return fmt.Sprintf("the endpoint of peer %s, %s, is not resolved yet", p.label(), p.Endpoint)
+	case e != nil && e.err != nil:
+		return fmt.Sprintf("the endpoint of peer %s, %s, is not resolved: %v", p.label(), p.Endpoint, e.err)
+	case e != nil && p.Endpoint == e.addr.String():
+		at = " at " + p.Endpoint
+	case e != nil:
+		at = fmt.Sprintf(" at %s (%s)", p.Endpoint, e.addr)
+	case !p.heard.Load():
+		return (&noEndpointError{p.label()}).Error()
+	}
+	attempts := p.attempts.Load()
+	if attempts == 0 {
+		return fmt.Sprintf("no session with peer %s%s yet", p.label(), at)
+	}
+	plural := "s"
+	if attempts == 1 {
+		plural = ""
+	}
+	return fmt.Sprintf("no answer from peer %s%s to %d handshake%s: check its address and port, both sides' keys, firewalls and clocks",
+		p.label(), at, attempts, plural)
+}

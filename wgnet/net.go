@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: MIT
+
+package wgnet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"example.com/wgnet/internal/outer"
+	"example.com/wgnet/internal/resolver"
+	"example.com/wgnet/netstack"
+)
+
+// Net is a host on a WireGuard network, inside this process: a tunnel and a TCP/IP stack of its own. It shares nothing
+// with the machine's network but one UDP socket. Make one with [New]; all its methods are safe for concurrent use.
+type Net struct {
+	config   *Config // our own copy; never changed
+	log      *slog.Logger
+	stack    *netstack.Stack
+	sockets  *outer.Sockets
+	tunnel   *tunnel
+	peers    *peerTable
+	resolver *resolver.Client
+	pings    atomic.Uint32 // echo requests sent, for their sequence numbers
+
+	background sync.WaitGroup // the goroutines that cancel ends
+	ctx        context.Context
+	cancel     context.CancelFunc
+
+	closeOnce sync.Once
+	done      chan struct{}
+}
+
+// New brings a host up and returns without waiting for the network: handshakes with all peers that have an endpoint
+// begin at once, and host names in endpoints are resolved, in the background. It takes a copy of cfg. An error says
+// which part of cfg cannot be used, or that the UDP port is taken (errors.Is finds [syscall.EADDRINUSE]); nothing is
+// left behind then.
+//
+// The Net has to be closed with [Net.Close].
+func New(cfg *Config) (*Net, error) {
+	if cfg == nil {
+		return nil, errors.New("wgnet: New: the config is nil")
+	}
+	cfg = cfg.Clone()
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	n := &Net{config: cfg, log: cfg.Logger, peers: newPeerTable(cfg.Peers), done: make(chan struct{})}
+	if n.log == nil {
+		n.log = slog.New(slog.DiscardHandler)
+	}
+	n.ctx, n.cancel = context.WithCancel(context.Background())
+	if err := n.start(); err != nil {
+		n.shutDown()
+		return nil, fmt.Errorf("wgnet: New: %w", err)
+	}
+	return n, nil
+}
+
+// start builds the parts from the outside in, and begins with what can fail.
+func (n *Net) start() (err error) {
+	n.sockets, err = outer.Open(outer.Config{Port: n.config.ListenPort, Control: n.config.Control, Logger: n.log})
+	if err != nil {
+		return err
+	}
+	n.stack, err = netstack.New(netstack.Config{
+		Addresses: n.config.Addresses,
+		MTU:       n.config.MTU,
+		Silent:    func(id netstack.PeerID) { n.tunnel.silent(n.peers.all[id]) },
+	})
+	if err != nil {
+		return err
+	}
+	n.stack.SetRoutes(n.peers.routes())
+	n.tunnel = newTunnel(n.stack, n.sockets, n.peers, n.log)
+	if err := n.tunnel.configure(n.config); err != nil {
+		return err
+	}
+	n.resolver = &resolver.Client{Dial: n.dialServer, Search: n.config.SearchDomains}
+	for _, server := range n.config.DNS {
+		n.resolver.Servers = append(n.resolver.Servers, netip.AddrPortFrom(server, 53))
+	}
+	n.background.Go(func() { n.tunnel.watch(n.ctx) })                    // cancel ends it
+	n.background.Go(func() { n.tunnel.greet(n.ctx, n.peers.literal()) }) // cancel ends it
+	n.background.Go(func() { n.resolveEndpoints(n.ctx) })                // cancel ends it
+	return nil
+}
+
+// Close takes the host down: connections are aborted, listeners closed, what waits returns [net.ErrClosed], and so does
+// every later call. Data that was written and has not been acknowledged may be lost, and the other side may learn of
+// the end by its own time-out only. Close returns when every goroutine of the Net has ended and its port is free.
+//
+// It may be called at any moment, from any goroutine and more than once; every call waits and returns nil.
+func (n *Net) Close() error {
+	n.closeOnce.Do(func() {
+		n.shutDown()
+		close(n.done)
+	})
+	return nil
+}
+
+// shutDown also takes down what a failed start has left. The sockets go first: the device cannot be closed while one of
+// its sends is blocked. The stack comes before the device, which calls into it.
+func (n *Net) shutDown() {
+	n.cancel()
+	if n.sockets != nil {
+		if err := n.sockets.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			n.log.Warn("closing the UDP socket failed", "err", err)
+		}
+	}
+	if n.stack != nil {
+		_ = n.stack.Close() // never fails
+	}
+	if n.tunnel != nil {
+		n.tunnel.close()
+	}
+	n.background.Wait()
+}
+
+// Done returns a channel that is closed when [Net.Close] has taken the host down.
+func (n *Net) Done() <-chan struct{} { return n.done }
+
+// PublicKey returns the key by which peers know this host.
+func (n *Net) PublicKey() PublicKey { return n.config.PrivateKey.Public() }
+
+// Addresses returns the host's addresses inside the tunnel, in the order of the config.
+func (n *Net) Addresses() []netip.Prefix { return slices.Clone(n.config.Addresses) }
+
+// ListenPort returns the UDP port that is in use, also when the config left it to the system.
+func (n *Net) ListenPort() uint16 { return n.sockets.Port() }
+
+// MTU returns the size of the largest packet inside the tunnel, in bytes.
+func (n *Net) MTU() int {
+	if n.config.MTU == 0 {
+		return DefaultMTU
+	}
+	return n.config.MTU
+}
+
+// WaitPeer waits until there is a session with a peer, and returns at once when there is one: a handshake with it has
+// completed within the last three minutes. It keeps asking for handshakes while it waits, if the peer's endpoint is
+// known. Its error is the context's, explained as a dial's is; [net.ErrClosed]; or that no peer has that key.
+func (n *Net) WaitPeer(ctx context.Context, key PublicKey) error {
+	p := n.peers.byKey[key]
+	if p == nil {
+		return fmt.Errorf("wgnet: WaitPeer: no peer has the public key %s", key)
+	}
+	if err := n.tunnel.waitPeer(ctx, p, n.ctx.Done()); err != nil {
+		return fmt.Errorf("wgnet: WaitPeer: %w", n.explain(err, p, netip.Addr{}))
+	}
+	return nil
+}

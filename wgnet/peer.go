@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: MIT
+
+package wgnet
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"sync/atomic"
+
+	"example.com/wgnet/netstack"
+	"golang.zx2c4.com/wireguard/device"
+)
+
+// peer is a configured peer and what is known of its session. The fields that the device's log moves are atomics: its
+// callbacks come with the device's locks held.
+type peer struct {
+	PeerConfig
+	id  netstack.PeerID
+	dev *device.Peer // set once, before the device is brought up
+
+	// Times are those of tunnel.now; 0 means never.
+	initiated atomic.Int64 // the last handshake initiation of ours
+	session   atomic.Int64 // the last handshake that completed
+	// attempts are our initiations since the last handshake that completed.
+	attempts atomic.Uint32
+	// heard is set once an initiation or an answer of the peer was authenticated. The device knows an endpoint then.
+	heard atomic.Bool
+	// confirming is set between the peer's initiation, which we answered, and its first packet under the new keys.
+	confirming atomic.Bool
+	// renewed is set by a new session and taken back by tunnel.watch.
+	renewed atomic.Bool
+
+	// lost is set when the peer was silent in a session: what waits for its answers has to be sent again in the next.
+	lost atomic.Bool
+
+	// endpoint is where the device sends the first handshake to, or why that is not known: see endpointState.
+	endpoint atomic.Pointer[endpointState]
+}
+
+// endpointState is an endpoint as far as it has been resolved.
+type endpointState struct {
+	addr netip.AddrPort // not valid until resolved
+	err  error          // of the last try, or nil
+}
+
+// reachable says whether the device knows an address to send a handshake to.
+func (p *peer) reachable() bool {
+	if p.heard.Load() {
+		return true
+	}
+	e := p.endpoint.Load()
+	return e != nil && e.addr.IsValid()
+}
+
+// peerTable are the peers, found in each way that they are asked for. It is immutable.
+type peerTable struct {
+	all    []*peer // by PeerID
+	byKey  map[PublicKey]*peer
+	byName map[string]*peer // in lower case
+}
+
+func newPeerTable(configs []PeerConfig) *peerTable {
+	t := &peerTable{byKey: make(map[PublicKey]*peer, len(configs)), byName: map[string]*peer{}}
+	for i, config := range configs {
+		p := &peer{PeerConfig: config, id: netstack.PeerID(i)}
+		if addr, err := netip.ParseAddrPort(config.Endpoint); err == nil {
+			p.endpoint.Store(&endpointState{addr: addr})
+		}
+		t.all = append(t.all, p)
+		t.byKey[config.PublicKey] = p
+		if config.Name != "" {
+			t.byName[strings.ToLower(config.Name)] = p
+		}
+	}
+	return t
+}
+
+// routes are the peers' allowed IPs.
+func (t *peerTable) routes() []netstack.Route {
+	var routes []netstack.Route
+	for _, p := range t.all {
+		for _, prefix := range p.AllowedIPs {
+			routes = append(routes, netstack.Route{Prefix: prefix, Peer: p.id})
+		}
+	}
+	return routes
+}
+
+// literal are the peers whose endpoint is an address, and named those whose endpoint has to be resolved.
+func (t *peerTable) literal() []*peer {
+	return t.filter(func(p *peer) bool { return p.endpoint.Load() != nil })
+}
+
+func (t *peerTable) named() []*peer {
+	return t.filter(func(p *peer) bool { return p.Endpoint != "" && p.endpoint.Load() == nil })
+}
+
+func (t *peerTable) filter(keep func(*peer) bool) []*peer {
+	return slices.DeleteFunc(slices.Clone(t.all), func(p *peer) bool { return !keep(p) })
+}
+
+// named finds a peer by the name that a user wrote, whatever its letter case and with or without a final dot.
+func (t *peerTable) lookup(name string) *peer {
+	return t.byName[strings.ToLower(strings.TrimSuffix(name, "."))]
+}
+
+// hostAddrs are the addresses that are the peer's alone: its allowed IPs of full length.
+func (p *peer) hostAddrs() []netip.Addr {
+	var addrs []netip.Addr
+	for _, prefix := range p.AllowedIPs {
+		if prefix.IsSingleIP() {
+			addrs = append(addrs, prefix.Addr())
+		}
+	}
+	return addrs
+}

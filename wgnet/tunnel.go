@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: MIT
+
+package wgnet
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"example.com/wgnet/internal/outer"
+	"example.com/wgnet/netstack"
+	"golang.zx2c4.com/wireguard/device"
+)
+
+// What the device logs when something happens to a peer, which it tells in no other way. The callback gets these
+// constants and, as the first argument, the *device.Peer itself. A test compares them with the device's source.
+const (
+	logInitiation     = "%v - Sending handshake initiation"
+	logResponse       = "%v - Received handshake response"
+	logPeerInitiation = "%v - Received handshake initiation"
+	logKeepalive      = "%v - Receiving keepalive packet"
+	// A routine's last words begin and end so. Peers' routines, which the device waits for itself, begin otherwise.
+	logRoutine = "Routine: "
+	logStopped = " - stopped"
+	logReceive = "Routine: receive incoming %s - stopped" // waited for too
+)
+
+// deviceRoutines are the goroutines that a device runs as long as it lives and does not all wait for in Close: three
+// kinds of workers for each CPU, the TUN reader and the TUN event reader.
+func deviceRoutines() int32 { return int32(3*runtime.NumCPU() + 2) }
+
+// greetings are the pauses after the first initiations before they are repeated to whom has not answered. The device
+// itself waits for 5 s (WireGuard paper, section 6.4). But an initiation of a process that was restarted within some
+// 20 ms is refused, since its coarse time stamp is not newer than the last one's; and the first datagram through a
+// firewall or a NAT is easily lost.
+var greetings = []time.Duration{300 * time.Millisecond, time.Second}
+
+// tunnel is the WireGuard device on the stack and the sockets, and what is known of its sessions.
+type tunnel struct {
+	dev   *device.Device
+	stack *netstack.Stack
+	peers *peerTable
+	log   *slog.Logger
+	begin time.Time
+
+	byDevice atomic.Pointer[map[*device.Peer]*peer]
+	// confirming counts the peers whose confirming is set: while there are none, the packet path looks no further.
+	confirming atomic.Int32
+	renewed    chan struct{} // holds one token when a peer's renewed is set
+	stopped    atomic.Int32  // routines that have ended
+	ended      chan struct{} // closed when all deviceRoutines have
+
+	mu      sync.Mutex    // guards changed
+	changed chan struct{} // closed, and replaced, when there are new sessions
+}
+
+func newTunnel(stack *netstack.Stack, sockets *outer.Sockets, peers *peerTable, log *slog.Logger) *tunnel {
+	t := &tunnel{
+		stack: stack, peers: peers, log: log, begin: time.Now(),
+		renewed: make(chan struct{}, 1), ended: make(chan struct{}), changed: make(chan struct{}),
+	}
+	t.byDevice.Store(&map[*device.Peer]*peer{})
+	t.dev = device.NewDevice(&confirmingTUN{Device: stack.Device(), tunnel: t}, sockets.Bind(),
+		&device.Logger{Verbosef: t.verbosef, Errorf: t.errorf})
+	return t
+}
+
+// configure gives the device its key and its peers, and brings it up.
+func (t *tunnel) configure(cfg *Config) error {
+	// The key comes first: the device computes what it needs of it as a peer is made.
+	if err := t.dev.IpcSet(uapiKey(cfg.PrivateKey)); err != nil {
+		return fmt.Errorf("set the private key: %w", err)
+	}
+	byDevice := make(map[*device.Peer]*peer, len(t.peers.all))
+	for _, p := range t.peers.all {
+		dev, err := t.dev.NewPeer(device.NoisePublicKey(p.PublicKey))
+		if err != nil {
+			return fmt.Errorf("add peer %s: %w", p.label(), err)
+		}
+		p.dev = dev
+		byDevice[dev] = p
+	}
+	t.byDevice.Store(&byDevice)
+	if err := t.dev.IpcSet(uapiPeers(t.peers.all)); err != nil {
+		return fmt.Errorf("set the peers: %w", err)
+	}
+	if err := t.dev.Up(); err != nil {
+		return fmt.Errorf("bring the device up: %w", err)
+	}
+	return nil
+}
+
+// close ends the device and waits for the routines that the device leaves running.
+func (t *tunnel) close() {
+	t.dev.Close()
+	<-t.ended
+}
+
+// now is the time since the tunnel began, on the monotonic clock, and never 0.
+func (t *tunnel) now() int64 { return int64(time.Since(t.begin)) + 1 }
+
+// sessionAge returns how old the peer's session is. It reports false when there is none, or it is too old to be used
+// (Reject-After-Time of the WireGuard paper, section 6.2).
+func (t *tunnel) sessionAge(p *peer) (time.Duration, bool) {
+	session := p.session.Load()
+	age := time.Duration(t.now() - session)
+	return age, session != 0 && age < device.RejectAfterTime
+}
+
+// verbosef is the device's log. It may come with locks of the device held.
+func (t *tunnel) verbosef(format string, args ...any) {
+	switch format {
+	case logInitiation, logResponse, logPeerInitiation, logKeepalive:
+		if dev, ok := args[0].(*device.Peer); ok {
+			if p := (*t.byDevice.Load())[dev]; p != nil {
+				t.note(p, format)
+			}
+		}
+	}
+	if t.log.Enabled(context.Background(), slog.LevelDebug) {
+		t.log.Debug("wireguard", "event", fmt.Sprintf(format, args...))
+	}
+	if strings.HasPrefix(format, logRoutine) && strings.HasSuffix(format, logStopped) && format != logReceive {
+		if t.stopped.Add(1) == deviceRoutines() {
+			close(t.ended)
+		}
+	}
+}
+
+func (t *tunnel) errorf(format string, args ...any) {
+	t.log.Warn("wireguard", "event", fmt.Sprintf(format, args...))
+}
+
+func (t *tunnel) note(p *peer, format string) {
+	switch format {
+	case logInitiation:
+		p.attempts.Add(1)
+		p.initiated.Store(t.now())
+	case logResponse:
+		p.heard.Store(true)
+		t.up(p)
+	case logPeerInitiation:
+		p.heard.Store(true)
+		if !p.confirming.Swap(true) {
+			t.confirming.Add(1)
+		}
+	case logKeepalive:
+		t.confirm(p)
+	}
+}
+
+// confirm notes a packet of a peer whose initiation we have answered. Not before it is there a session for sure (key
+// confirmation, WireGuard paper, section 5.4.6).
+func (t *tunnel) confirm(p *peer) {
+	if p.confirming.Swap(false) {
+		t.confirming.Add(-1)
+		t.up(p)
+	}
+}
+
+func (t *tunnel) up(p *peer) {
+	p.session.Store(t.now())
+	p.attempts.Store(0)
+	p.renewed.Store(true)
+	select {
+	case t.renewed <- struct{}{}:
+	default:
+	}
+}
+
+// watch does what a new session calls for and a callback must not, until ctx is done.
+func (t *tunnel) watch(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.renewed:
+		}
+		for _, p := range t.peers.all {
+			if p.renewed.Swap(false) && p.lost.Swap(false) {
+				t.stack.Resend(p.id)
+			}
+		}
+		t.mu.Lock()
+		close(t.changed)
+		t.changed = make(chan struct{})
+		t.mu.Unlock()
+	}
+}
+
+// waitPeer waits for a session with p, and asks for one now and then.
+func (t *tunnel) waitPeer(ctx context.Context, p *peer, closed <-chan struct{}) error {
+	again := time.NewTicker(device.RekeyTimeout)
+	defer again.Stop()
+	for {
+		t.mu.Lock()
+		changed := t.changed
+		t.mu.Unlock()
+		select {
+		case <-closed:
+			return net.ErrClosed
+		default:
+		}
+		if _, ok := t.sessionAge(p); ok {
+			return nil
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		t.initiate(p)
+		select {
+		case <-changed:
+		case <-again.C:
+		case <-ctx.Done():
+		case <-closed:
+		}
+	}
+}
+
+// initiate begins a handshake, unless one of the last 5 s is under way (Rekey-Timeout).
+func (t *tunnel) initiate(p *peer) {
+	if !p.reachable() {
+		return
+	}
+	if err := p.dev.SendHandshakeInitiation(false); err != nil {
+		t.log.Debug("handshake initiation failed", "peer", p.label(), "err", err)
+	}
+}
+
+// initiateNow begins a handshake even if there was one just now: the device forgets the keys that it sends with, so
+// packets wait for the new ones.
+func (t *tunnel) initiateNow(p *peer) {
+	if t.now()-p.initiated.Load() < int64(device.RekeyTimeout) {
+		p.dev.ExpireCurrentKeypairs()
+	}
+	t.initiate(p)
+}
+
+// silent is called when a peer owes an answer for too long: it may have restarted and forgotten our session. What it
+// was sent under that session is lost; without one, the packets still wait in the device.
+func (t *tunnel) silent(p *peer) {
+	if _, ok := t.sessionAge(p); ok {
+		p.lost.Store(true)
+	}
+	t.initiateNow(p)
+}
+
+// greet begins a handshake with each of the peers, and again with those that do not answer soon.
+func (t *tunnel) greet(ctx context.Context, peers []*peer) {
+	for _, p := range peers {
+		if ctx.Err() != nil {
+			return
+		}
+		t.initiate(p)
+	}
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	<-timer.C
+	for _, pause := range greetings {
+		timer.Reset(pause)
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		for _, p := range peers {
+			if !p.heard.Load() && ctx.Err() == nil {
+				t.initiateNow(p)
+			}
+		}
+	}
+}
+
+// confirmingTUN is the stack's facade, which sees a peer's first packet under new keys.
+type confirmingTUN struct {
+	*netstack.Device
+	tunnel *tunnel
+}
+
+// Write implements tun.Device.
+func (d *confirmingTUN) Write(bufs [][]byte, offset int) (int, error) {
+	if d.tunnel.confirming.Load() > 0 {
+		for _, buf := range bufs {
+			if src, ok := netstack.Source(buf[offset:]); ok {
+				if id, ok := d.tunnel.stack.PeerFor(src); ok {
+					d.tunnel.confirm(d.tunnel.peers.all[id])
+				}
+			}
+		}
+	}
+	return d.Device.Write(bufs, offset)
+}
