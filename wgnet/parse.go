@@ -128,6 +128,7 @@ func ParseConfig(r io.Reader) (*Config, error) {
 		return nil, err
 	}
 	if p.own.header == 0 {
+		p.lineno, p.section = 0, ""
 		return nil, p.fail("", errors.New("there is no [Interface] section"))
 	}
 	p.checkNames()

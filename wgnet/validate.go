@@ -99,6 +99,12 @@ func (c *Config) validatePeers(line locate) error {
 			return s + ")"
 		}
 
+		if p.PublicKey.hex() == c.PrivateKey.hex() {
+			// Not with fail, since the peer's label may be the beginning of the key.
+			return &ParseError{Line: line(n, "PublicKey", 0), Section: sectionPeer, Key: "PublicKey", Err: fmt.Errorf(
+				"peer number %d: it is our own private key, which must not leave this host; "+
+					"want the public key of the other one", n+1)}
+		}
 		if err := p.PublicKey.check(); err != nil {
 			return fail("PublicKey", 0, err)
 		}
