@@ -194,16 +194,13 @@ func (e *ParseError) Error() string {
 // Unwrap returns the cause.
 func (e *ParseError) Unwrap() error { return e.Err }
 
+// place says where in a config something is, for the beginning of a message.
 func place(section, key string) string {
-	var b strings.Builder
-	if section != "" {
-		b.WriteString("[" + section + "] ")
+	switch {
+	case section == "":
+		return ""
+	case key == "":
+		return "[" + section + "]: "
 	}
-	if key != "" {
-		b.WriteString(key + ": ")
-	}
-	if section != "" && key == "" {
-		return strings.TrimSuffix(b.String(), " ") + ": "
-	}
-	return b.String()
+	return "[" + section + "] " + key + ": "
 }

@@ -173,6 +173,7 @@ func TestValidate(t *testing.T) {
 		{"fault 12: low order", func(c *Config) { c.Peers[0].PublicKey = lowOrder[2] }, "PublicKey", "shared secret"},
 		{"impossible public key", func(c *Config) { c.Peers[0].PublicKey[31] |= 0x80 }, "PublicKey", "no private key"},
 		{"fault 13: own key", func(c *Config) { c.Peers[0].PublicKey = c.PrivateKey.Public() }, "PublicKey", "our own key"},
+		{"own private key as a peer's", func(c *Config) { c.Peers[1].PublicKey = mustHex(aliceHex) }, "PublicKey", "peer number 2"},
 		{"key twice", func(c *Config) { c.Peers[1].PublicKey = c.Peers[0].PublicKey }, "PublicKey", "key of peer db (number 1)"},
 
 		{"name with a space", func(c *Config) { c.Peers[0].Name = "my db" }, "Name", "not made of"},

@@ -220,7 +220,7 @@ func TestParseErrors(t *testing.T) {
 		want         string
 	}{
 		{"empty file", "", 0, "", "", "no [Interface]"},
-		{"fault 1: no interface", "[Peer]\nPublicKey = $B\n", 2, "Peer", "", "no [Interface]"},
+		{"fault 1: no interface", "[Peer]\nPublicKey = $B\n", 0, "", "", "no [Interface]"},
 		{"fault 1: two interfaces", minimal + "\n[interface]\n", 5, "Interface", "", "the first is in line 1"},
 		{"fault 1: unknown key", head + "Colour = s3cret\n", 3, "Interface", "Colour", "unknown key; [Interface] may have PrivateKey"},
 		{"fault 1: unknown key of a peer", peer + "Colour = s3cret\n", 5, "Peer", "Colour", "unknown key; [Peer] may have PublicKey"},
@@ -284,6 +284,7 @@ func TestParseErrors(t *testing.T) {
 		{"fault 12: public key of zeros", peer + "PublicKey = AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n", 5, "Peer", "PublicKey", "zeros"},
 		{"fault 12: low order", peer + "PublicKey = AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n", 5, "Peer", "PublicKey", "shared secret"},
 		{"fault 13: own key", peer + "PublicKey = $C\n", 5, "Peer", "PublicKey", "our own key"},
+		{"own private key as a peer's", peer + "PublicKey = $A\n", 5, "Peer", "PublicKey", "peer number 1: it is our own private key"},
 		{"two sections of one peer", peer1 + "# Name = db\n\n[Peer]\nPublicKey = $B\n", 9, "Peer", "PublicKey", "key of peer db (number 1, line 5)"},
 		{"fault 10: endpoint with port 0", peer + "Endpoint = 192.0.2.1:0\n", 5, "Peer", "Endpoint", "port 0"},
 		{"fault 10: unspecified endpoint", peer + "Endpoint = 0.0.0.0:1\n", 5, "Peer", "Endpoint", "no host's"},
@@ -309,7 +310,7 @@ func TestParseErrors(t *testing.T) {
 			if cfg != nil || !errors.As(err, &e) {
 				t.Fatalf("got %v, %v; want a ParseError", cfg, err)
 			}
-			if e.Section != c.section && c.name != "fault 1: no interface" || e.Key != c.key || !strings.Contains(err.Error(), c.want) {
+			if e.Section != c.section || e.Key != c.key || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %q (section %q, key %q); want section %q, key %q, and %q", err, e.Section, e.Key, c.section, c.key, c.want)
 			}
 			if e.Line != c.line {
