@@ -349,7 +349,7 @@ func TestReadme(t *testing.T) {
 	if err := errors.Join(os.WriteFile(file, program, 0o600), os.WriteFile(overlay, replace, 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	goCommand(t, "vet", "-overlay", overlay, "./readmeprogram")
+	goCommand(t, "build", "-overlay", overlay, "-o", filepath.Join(dir, "program"), "./readmeprogram")
 }
 
 // firstProgram is the first block of README.md that is marked as Go.
