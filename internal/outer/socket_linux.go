@@ -106,24 +106,21 @@ func (s *linuxSocket) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (
 		if n == len(bufs) {
 			return n, nil
 		}
-		// Datagrams of many peers come one by one: those that are there already share the device's work.
-		var err error
-		if n == 0 {
-			err = s.raw.Read(s.in.wait)
+		if n > 0 {
+			// Datagrams of many peers come one by one: those that are there already share the device's work.
+			// An error that lasts comes again in the next call.
+			if err := s.raw.Control(s.in.try); err != nil || s.in.errno != 0 {
+				return n, nil
+			}
 		} else {
-			err = s.raw.Control(s.in.try)
+			if err := s.raw.Read(s.in.wait); err != nil {
+				return 0, err
+			}
+			if s.in.errno != 0 {
+				return 0, os.NewSyscallError("recvmsg", s.in.errno)
+			}
 		}
-		if err == nil && s.in.errno != 0 {
-			err = os.NewSyscallError("recvmsg", s.in.errno)
-		}
-		switch {
-		case err == nil:
-			s.in.parse(&s.cache)
-		case n > 0:
-			return n, nil // nothing more for now; an error that lasts comes again
-		default:
-			return 0, err
-		}
+		s.in.parse(&s.cache)
 	}
 }
 
