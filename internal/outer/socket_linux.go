@@ -85,9 +85,18 @@ func setSocketOptions(network string, fd uintptr) {
 	if network == "udp4" {
 		set(unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
 	} else {
+		set(unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 0)
 		set(unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1) // for mapped IPv4 too
 	}
 	set(unix.IPPROTO_UDP, unix.UDP_GRO, 1)
+}
+
+// errPortTaken is what the system answers for a port that is in use.
+const errPortTaken = unix.EADDRINUSE
+
+// isFamilyError reports whether a socket was refused because the host lacks its address family.
+func isFamilyError(err error) bool {
+	return errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EADDRNOTAVAIL)
 }
 
 // isSystemDatagramError names the other ICMP errors that Linux may report on a socket (ip(7), IP_RECVERR), should
