@@ -18,6 +18,8 @@ const (
 	// backOffMin and backOffMax bound the wait after a receive error that is not about one datagram alone.
 	backOffMin = time.Millisecond
 	backOffMax = time.Second
+	// maxIgnored is the number of errors about one datagram each that are passed over without a wait.
+	maxIgnored = 64
 	// logEvery is the least time between two log lines of one kind.
 	logEvery = 10 * time.Second
 )
@@ -127,7 +129,7 @@ func (r *session) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int,
 	s := r.sockets
 	s.receiving.Lock() // an earlier session's receive is on its way out
 	defer s.receiving.Unlock()
-	backOff := backOffMin
+	backOff, ignored := backOffMin, 0
 	for {
 		if isClosed(r.done) || isClosed(s.closed) {
 			return 0, net.ErrClosed
@@ -145,8 +147,12 @@ func (r *session) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int,
 			if dropped, ok := s.failure.allow(); ok {
 				s.log.Warn("receiving from the network failed, trying again", "err", err, "unlogged", dropped)
 			}
-			// Errors about one datagram are a stranger's to cause: waiting then would let him stop us.
+			// Errors about one datagram are a stranger's to cause: long waits would let him stop us. Short ones now
+			// and then keep us from spinning, should such an error be there to stay.
 			if isDatagramError(err) {
+				if ignored++; ignored%maxIgnored == 0 {
+					r.wait(backOffMin)
+				}
 				continue
 			}
 			r.wait(backOff)

@@ -107,13 +107,14 @@ func listen(cfg Config) (*net.UDPConn, error) {
 		return cfg.Control(network, address, c)
 	}}
 	address := ":" + strconv.Itoa(int(cfg.Port))
-	pc, err := lc.ListenPacket(context.Background(), "udp", address)
-	if errors.Is(err, syscall.EAFNOSUPPORT) || errors.Is(err, syscall.EADDRNOTAVAIL) {
+	// Not "udp": on a host without 127.0.0.1, package net takes that for "udp4".
+	pc, err := lc.ListenPacket(context.Background(), "udp6", address)
+	if isFamilyError(err) {
 		pc, err = lc.ListenPacket(context.Background(), "udp4", address)
 	}
-	if errors.Is(err, syscall.EADDRINUSE) {
+	if errors.Is(err, errPortTaken) {
 		return nil, fmt.Errorf("UDP port %d is taken by another program or tunnel, choose another listen port: %w",
-			cfg.Port, err)
+			cfg.Port, syscall.EADDRINUSE)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open UDP port %d: %w", cfg.Port, err)

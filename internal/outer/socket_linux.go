@@ -85,9 +85,18 @@ func setSocketOptions(network string, fd uintptr) {
 	if network == "udp4" {
 		set(unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
 	} else {
+		set(unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 0)
 		set(unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1) // for mapped IPv4 too
 	}
 	set(unix.IPPROTO_UDP, unix.UDP_GRO, 1)
+}
+
+// errPortTaken is what the system answers for a port that is in use.
+const errPortTaken = unix.EADDRINUSE
+
+// isFamilyError reports whether a socket was refused because the host lacks its address family.
+func isFamilyError(err error) bool {
+	return errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EADDRNOTAVAIL)
 }
 
 // isSystemDatagramError names the other ICMP errors that Linux may report on a socket (ip(7), IP_RECVERR), should
@@ -106,24 +115,21 @@ func (s *linuxSocket) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (
 		if n == len(bufs) {
 			return n, nil
 		}
-		// Datagrams of many peers come one by one: those that are there already share the device's work.
-		var err error
-		if n == 0 {
-			err = s.raw.Read(s.in.wait)
+		if n > 0 {
+			// Datagrams of many peers come one by one: those that are there already share the device's work.
+			// An error that lasts comes again in the next call.
+			if err := s.raw.Control(s.in.try); err != nil || s.in.errno != 0 {
+				return n, nil
+			}
 		} else {
-			err = s.raw.Control(s.in.try)
+			if err := s.raw.Read(s.in.wait); err != nil {
+				return 0, err
+			}
+			if s.in.errno != 0 {
+				return 0, os.NewSyscallError("recvmsg", s.in.errno)
+			}
 		}
-		if err == nil && s.in.errno != 0 {
-			err = os.NewSyscallError("recvmsg", s.in.errno)
-		}
-		switch {
-		case err == nil:
-			s.in.parse(&s.cache)
-		case n > 0:
-			return n, nil // nothing more for now; an error that lasts comes again
-		default:
-			return 0, err
-		}
+		s.in.parse(&s.cache)
 	}
 }
 

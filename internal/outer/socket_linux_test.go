@@ -75,7 +75,7 @@ func TestStickySource(t *testing.T) {
 
 // Our address goes away: the send is repeated from another one.
 func TestSourceThatIsNotOurs(t *testing.T) {
-	for _, ip := range []struct{ loopback, gone string }{{"127.0.0.1", "192.0.2.1"}, {"::1", "2001:db8::1"}} {
+	for _, ip := range []struct{ loopback, gone string }{{"127.0.0.1", "198.51.100.77"}, {"::1", "2001:db8::1"}} {
 		needLoopback(t, ip.loopback)
 		a, b := openSystem(t, Config{}), openSystem(t, Config{})
 		pa, pb := openBind(t, a.Bind()), openBind(t, b.Bind())
