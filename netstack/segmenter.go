@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: MIT
+
+package netstack
+
+import (
+	"encoding/binary"
+
+	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip/checksum"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+)
+
+// maxHeaders is the largest IP header (IPv4 with options) and the largest TCP header, in bytes.
+const maxHeaders = 60 + 60
+
+// segmenter cuts what the stack sends into packets for the device. gVisor hands over TCP segments of up to 64 KiB,
+// which is what makes it fast, and leaves their checksums to us; every other packet passes as it is.
+//
+// Its invariants:
+//   - it has one packet at a time, and writes it in order and whole, over as many calls as it takes;
+//   - each packet that it writes is complete by itself: lengths, IPv4 ID and checksum, sequence number, TCP checksum;
+//   - FIN and PSH are on the last one only (RFC 9293, section 3.9.1), everything else of the header is on each;
+//   - it never changes the packet, which TCP may send again.
+type segmenter struct {
+	pkt  *stack.PacketBuffer // nil when there is nothing to write
+	view *buffer.View        // where the rest of the packet begins,
+	skip int                 // and how far into the view
+
+	// left is what has not been written: of the payload of a TCP segment, of anything else in all.
+	left int
+
+	// What follows is for TCP segments only; ipLen is 0 for the rest.
+	header         [maxHeaders]byte
+	ipLen, allLen  int // the lengths of the IP header, and of both
+	mss            int // payload of each packet but the last
+	seq            uint32
+	id             uint16
+	last           header.TCPFlags // the flags of the last packet
+	addressesSum   uint16          // the pseudo header's checksum without the length
+}
+
+// start takes the packet in, with the caller's reference. The one before must be done.
+func (s *segmenter) start(pkt *stack.PacketBuffer) {
+	views, skip := pkt.AsViewList()
+	s.pkt, s.view, s.skip = pkt, views.Front(), skip
+	s.left, s.ipLen = pkt.Size(), 0
+	if pkt.GSOOptions.Type == stack.GSONone || !pkt.GSOOptions.NeedsCsum {
+		return
+	}
+
+	ipLen, tcpLen := len(pkt.NetworkHeader().Slice()), len(pkt.TransportHeader().Slice())
+	s.ipLen, s.allLen = ipLen, ipLen+tcpLen
+	s.copy(s.header[:s.allLen])
+	s.left = pkt.Data().Size()
+	s.mss = int(pkt.GSOOptions.MSS)
+	if s.left <= s.mss || s.mss == 0 {
+		s.mss = max(s.left, 1)
+	}
+	ip, tcp := s.header[:ipLen], header.TCP(s.header[ipLen:s.allLen])
+	s.seq, s.last = tcp.SequenceNumber(), tcp.Flags()
+	net := pkt.Network()
+	s.addressesSum = header.PseudoHeaderChecksum(header.TCPProtocolNumber, net.SourceAddress(), net.DestinationAddress(), 0)
+	if isIPv4(ip) {
+		s.id = header.IPv4(ip).ID()
+	}
+}
+
+// busy says whether there is something left to write.
+func (s *segmenter) busy() bool { return s.pkt != nil }
+
+// next writes the next packet to dst and returns its size. After the last one it lets the packet go.
+func (s *segmenter) next(dst []byte) int {
+	if s.ipLen == 0 {
+		n := s.copy(dst[:min(s.left, len(dst))])
+		s.done()
+		return n
+	}
+	payload := min(s.left, s.mss)
+	size := s.allLen + payload
+	packet := dst[:size]
+	copy(packet, s.header[:s.allLen])
+	s.copy(packet[s.allLen:])
+	s.left -= payload
+	s.complete(packet, s.left == 0)
+	s.seq += uint32(payload)
+	s.id++
+	if s.left == 0 {
+		s.done()
+	}
+	return size
+}
+
+// complete writes what differs from packet to packet.
+func (s *segmenter) complete(packet []byte, last bool) {
+	ip, segment := packet[:s.ipLen], packet[s.ipLen:]
+	if isIPv4(ip) {
+		h := header.IPv4(ip)
+		h.SetTotalLength(uint16(len(packet)))
+		if h.Flags()&header.IPv4FlagDontFragment == 0 {
+			// What may be fragmented needs an ID of its own (RFC 6864, section 4.3).
+			h.SetID(s.id)
+		}
+		h.SetChecksum(0)
+		h.SetChecksum(^h.CalculateChecksum())
+	} else {
+		header.IPv6(ip).SetPayloadLength(uint16(len(packet) - header.IPv6MinimumSize))
+	}
+
+	tcp := header.TCP(segment)
+	tcp.SetSequenceNumber(s.seq)
+	if !last {
+		tcp.SetFlags(uint8(s.last &^ (header.TCPFlagFin | header.TCPFlagPsh)))
+	}
+	tcp.SetChecksum(0)
+	var length [2]byte
+	binary.BigEndian.PutUint16(length[:], uint16(len(segment)))
+	tcp.SetChecksum(^checksum.Checksum(segment, checksum.Checksum(length[:], s.addressesSum)))
+}
+
+// copy fills dst with what comes next in the packet, and returns how much that was.
+func (s *segmenter) copy(dst []byte) int {
+	n := 0
+	for n < len(dst) && s.view != nil {
+		b := s.view.AsSlice()
+		if s.skip >= len(b) {
+			s.skip -= len(b)
+			s.view = s.view.Next()
+			continue
+		}
+		c := copy(dst[n:], b[s.skip:])
+		n += c
+		s.skip += c
+	}
+	return n
+}
+
+func (s *segmenter) done() {
+	s.pkt.DecRef()
+	s.pkt, s.view, s.left = nil, nil, 0
+}
+
+// drop lets go of a packet that will not be written to its end.
+func (s *segmenter) drop() {
+	if s.pkt != nil {
+		s.done()
+	}
+}
+
+func isIPv4(packet []byte) bool { return packet[0]>>4 == 4 }
