@@ -91,8 +91,8 @@ func testContext(tb testing.TB) context.Context {
 	return ctx
 }
 
-// tcpPair returns the two ends of one connection from a to b.
-func tcpPair(tb testing.TB, a, b *netstack.Stack) (dialed, accepted *netstack.TCPConn) {
+// tcpPair returns the two ends of one connection from a to addr, which has to be b's.
+func tcpPair(tb testing.TB, a, b *netstack.Stack, addr netip.Addr) (dialed, accepted *netstack.TCPConn) {
 	tb.Helper()
 	l, err := b.ListenTCP("tcp", netip.AddrPort{})
 	if err != nil {
@@ -100,7 +100,7 @@ func tcpPair(tb testing.TB, a, b *netstack.Stack) (dialed, accepted *netstack.TC
 	}
 	defer l.Close()
 	port := l.Addr().(*net.TCPAddr).AddrPort().Port()
-	dialed, err = a.DialTCP(testContext(tb), "tcp", netip.AddrPort{}, netip.AddrPortFrom(addrB4, port))
+	dialed, err = a.DialTCP(testContext(tb), "tcp", netip.AddrPort{}, netip.AddrPortFrom(addr, port))
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -113,4 +113,15 @@ func tcpPair(tb testing.TB, a, b *netstack.Stack) (dialed, accepted *netstack.TC
 		accepted.Close()
 	})
 	return dialed, accepted
+}
+
+// listenAt makes a packet conn on one address.
+func listenAt(tb testing.TB, s *netstack.Stack, addr netip.Addr) *netstack.UDPConn {
+	tb.Helper()
+	pc, err := s.ListenUDP("udp", netip.AddrPortFrom(addr, 0))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { pc.Close() })
+	return pc
 }
