@@ -61,15 +61,16 @@ func normalize(ap netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
 }
 
+// tcpAddr and udpAddr return nil, not a typed nil, for an address that says nothing.
 func tcpAddr(ap netip.AddrPort) net.Addr {
-	if !ap.IsValid() {
+	if ap == (netip.AddrPort{}) {
 		return nil
 	}
 	return net.TCPAddrFromAddrPort(ap)
 }
 
 func udpAddr(ap netip.AddrPort) net.Addr {
-	if !ap.IsValid() {
+	if ap == (netip.AddrPort{}) {
 		return nil
 	}
 	return net.UDPAddrFromAddrPort(ap)

@@ -72,9 +72,10 @@ func (in *inbound) validSource(src netip.Addr) bool {
 		src != broadcast4 && !in.own.Load().has(src)
 }
 
-// validDestination refuses what must never come over a link, and broadcasts, which a tunnel has not.
+// validDestination refuses what must never come over a link, and broadcasts and multicasts: a tunnel has no such, and
+// a stack that nobody can make join a group needs none.
 func validDestination(dst netip.Addr) bool {
-	return !dst.IsUnspecified() && !dst.IsLoopback() && !dst.Is4In6() && dst != broadcast4
+	return !dst.IsUnspecified() && !dst.IsLoopback() && !dst.IsMulticast() && !dst.Is4In6() && dst != broadcast4
 }
 
 var broadcast4 = netip.AddrFrom4([4]byte{255, 255, 255, 255})

@@ -4,6 +4,7 @@ package netstack
 
 import (
 	"os"
+	"slices"
 	"sync"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -15,16 +16,20 @@ const (
 	// maxDatagramPackets is how many packets of UDP and ICMP echo requests may wait before their writers do.
 	maxDatagramPackets = 1024
 	// maxControlPackets is how many packets that nobody waits for (ICMP answers and errors, RST) may wait before
-	// new ones are dropped and counted. TCP needs no bound of its own: its send buffers are one.
+	// new ones are dropped and counted.
 	maxControlPackets = 1024
+	// maxAckPackets is the same for TCP segments without data, which strangers can call forth (SYN-ACK, duplicate
+	// ACK). It is larger, since TCP has to repair what is lost.
+	maxAckPackets = 8192
 )
 
 // packetClass says what bounds a packet in the link's queue.
 type packetClass uint8
 
 const (
-	classStream   packetClass = iota // bounded by TCP's send buffers
+	classStream   packetClass = iota // TCP with data: bounded by TCP's send buffers
 	classDatagram                    // bounded by the writers, who wait in wait
+	classAck                         // TCP without data: bounded by dropping
 	classControl                     // bounded by dropping
 )
 
@@ -33,7 +38,7 @@ const (
 // Its invariants:
 //   - WritePackets never blocks: it runs inside of the device's own write path too, for echo replies and RSTs;
 //   - every packet in the queue has one reference that the queue owns;
-//   - once closed, nothing is put into the queue and nothing waits for it;
+//   - once closed, nothing is put into the queue and no writer waits for it;
 //   - nobody ever sends on a channel that may be closed: wake is never closed, done is closed once.
 type link struct {
 	mtu     uint32
@@ -43,17 +48,18 @@ type link struct {
 
 	// readMu guards reading, and lets one device's reader at a time copy. Lock order: readMu, mu.
 	readMu sync.Mutex
-	// reading is what the reader has taken over and not copied yet.
+	// reading is what the reader has taken over; of that, the first copied packets are gone.
 	reading []queued
+	copied  int
 
 	mu    sync.Mutex // guards what follows
 	queue []queued
-	// counts are the packets of each class in queue and in reading.
+	// counts are the packets of each class in queue and in reading that are not copied yet.
 	counts [classControl + 1]int
 	// room is closed, and taken away, when the queue has room again for datagrams. Nil when nobody waits.
 	room       chan struct{}
 	closed     bool
-	dropped    uint64 // control packets that found the queue full
+	dropped    uint64 // packets that found their class's place in the queue full
 	dispatcher stack.NetworkDispatcher
 }
 
@@ -113,7 +119,7 @@ func (l *link) notify() {
 // The caller holds l.mu.
 func (l *link) pushLocked(pkt *stack.PacketBuffer) bool {
 	class := classify(pkt)
-	if class == classControl && l.counts[class] >= maxControlPackets {
+	if class == classControl && l.counts[class] >= maxControlPackets || class == classAck && l.counts[class] >= maxAckPackets {
 		l.dropped++
 		return false
 	}
@@ -123,23 +129,38 @@ func (l *link) pushLocked(pkt *stack.PacketBuffer) bool {
 }
 
 func classify(pkt *stack.PacketBuffer) packetClass {
-	switch pkt.TransportProtocolNumber {
+	switch transportOf(pkt) {
 	case header.TCPProtocolNumber:
-		if h := header.TCP(pkt.TransportHeader().Slice()); len(h) >= header.TCPMinimumSize && h.Flags().Contains(header.TCPFlagRst) {
+		switch h := header.TCP(pkt.TransportHeader().Slice()); {
+		case len(h) >= header.TCPMinimumSize && h.Flags().Contains(header.TCPFlagRst):
 			return classControl
+		case pkt.Data().Size() == 0:
+			return classAck
 		}
 		return classStream
 	case header.UDPProtocolNumber:
 		return classDatagram
-	case header.ICMPv4ProtocolNumber, header.ICMPv6ProtocolNumber:
-		if isEchoRequest(pkt) {
-			return classDatagram
-		}
-		return classControl
-	default:
-		// Fragments after the first carry no transport protocol; what is fragmented here is UDP.
+	}
+	// Our own echo requests are never fragments; the answer to a stranger's may be one.
+	if isEchoRequest(pkt) {
 		return classDatagram
 	}
+	return classControl
+}
+
+// transportOf is a packet's transport protocol, also of a fragment, which gVisor does not mark.
+func transportOf(pkt *stack.PacketBuffer) tcpip.TransportProtocolNumber {
+	if pkt.TransportProtocolNumber != 0 {
+		return pkt.TransportProtocolNumber
+	}
+	h := pkt.NetworkHeader().Slice()
+	switch {
+	case pkt.NetworkProtocolNumber == header.IPv4ProtocolNumber && len(h) >= header.IPv4MinimumSize:
+		return header.IPv4(h).TransportProtocol()
+	case pkt.NetworkProtocolNumber == header.IPv6ProtocolNumber && len(h) > header.IPv6MinimumSize:
+		return tcpip.TransportProtocolNumber(h[header.IPv6MinimumSize]) // the fragment header's next header
+	}
+	return 0
 }
 
 func isEchoRequest(pkt *stack.PacketBuffer) bool {
@@ -171,10 +192,11 @@ func (l *link) wait() <-chan struct{} {
 }
 
 // read waits until there are packets, closed is closed or the stack is, and copies as many packets as bufs has
-// place for, each at offset into its buffer. One goroutine at a time may read.
+// place for, each at offset into its buffer. After the stack's end it still returns what close has left.
 func (l *link) read(bufs [][]byte, sizes []int, offset int, closed <-chan struct{}) (int, error) {
 	for {
 		if isClosed(closed) {
+			l.notify() // the token that woke us may have been meant for the reader of the next facade
 			return 0, os.ErrClosed
 		}
 		if n := l.take(bufs, sizes, offset); n > 0 {
@@ -183,8 +205,10 @@ func (l *link) read(bufs [][]byte, sizes []int, offset int, closed <-chan struct
 		select {
 		case <-l.wake:
 		case <-closed:
-			return 0, os.ErrClosed
 		case <-l.done:
+			if n := l.take(bufs, sizes, offset); n > 0 {
+				return n, nil
+			}
 			return 0, os.ErrClosed
 		}
 	}
@@ -193,24 +217,26 @@ func (l *link) read(bufs [][]byte, sizes []int, offset int, closed <-chan struct
 func (l *link) take(bufs [][]byte, sizes []int, offset int) int {
 	l.readMu.Lock()
 	defer l.readMu.Unlock()
-	if len(l.reading) == 0 {
+	if l.copied == len(l.reading) {
 		// The two slices take turns: what the writers fill and what the reader empties.
 		l.mu.Lock()
-		l.queue, l.reading = l.reading[:0], l.queue
+		l.queue, l.reading, l.copied = l.reading[:0], l.queue, 0
 		l.mu.Unlock()
 	}
-	n := min(len(bufs), len(l.reading))
+	batch := l.reading[l.copied:]
+	batch = batch[:min(len(bufs), len(batch))]
+	n := len(batch)
 	if n == 0 {
 		return 0
 	}
 	var taken [classControl + 1]int
-	for i, q := range l.reading[:n] {
+	for i, q := range batch {
 		sizes[i] = copyPacket(bufs[i][offset:], q.pkt)
 		taken[q.class]++
 		q.pkt.DecRef()
-		l.reading[i] = queued{}
+		batch[i] = queued{}
 	}
-	l.reading = l.reading[n:]
+	l.copied += n
 
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -240,16 +266,24 @@ func copyPacket(dst []byte, pkt *stack.PacketBuffer) int {
 	return n
 }
 
-// close empties the queue and lets every writer that waits for room go. It comes before the stack's own end,
-// whose RSTs have to find it open: see Stack.Close.
+// close lets every writer that waits for room go and empties the queue, but for control packets: the RSTs by which
+// the other sides learn of the end, should there still be a reader. See Stack.Close for the order.
 func (l *link) close() {
+	l.readMu.Lock()
+	defer l.readMu.Unlock()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.closed = true
-	for _, q := range l.queue {
-		q.pkt.DecRef()
+	var last []queued
+	for _, q := range slices.Concat(l.reading[l.copied:], l.queue) {
+		if q.class == classControl {
+			last = append(last, q)
+		} else {
+			q.pkt.DecRef()
+		}
 	}
-	l.queue = nil
+	l.reading, l.copied, l.queue = nil, 0, last
+	l.counts = [classControl + 1]int{classControl: len(last)}
 	if l.room != nil {
 		close(l.room)
 		l.room = nil

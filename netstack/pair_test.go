@@ -40,23 +40,32 @@ func newStack(tb testing.TB, cfg netstack.Config) *netstack.Stack {
 // newPair makes two stacks, each the other's peer, joined by a wire without WireGuard.
 func newPair(tb testing.TB) (a, b *netstack.Stack) {
 	tb.Helper()
-	a = newStack(tb, netstack.Config{Addresses: []netip.Prefix{netip.PrefixFrom(addrA4, 24), netip.PrefixFrom(addrA6, 64)}})
-	b = newStack(tb, netstack.Config{Addresses: []netip.Prefix{netip.PrefixFrom(addrB4, 24), netip.PrefixFrom(addrB6, 64)}})
+	a, b = newStacks(tb)
 	join(tb, a, b)
 	return a, b
 }
 
-// join carries packets both ways between two stacks until the test ends.
-func join(tb testing.TB, a, b *netstack.Stack) {
+// newStacks makes two stacks that nothing joins yet.
+func newStacks(tb testing.TB) (a, b *netstack.Stack) {
+	tb.Helper()
+	a = newStack(tb, netstack.Config{Addresses: []netip.Prefix{netip.PrefixFrom(addrA4, 24), netip.PrefixFrom(addrA6, 64)}})
+	b = newStack(tb, netstack.Config{Addresses: []netip.Prefix{netip.PrefixFrom(addrB4, 24), netip.PrefixFrom(addrB6, 64)}})
+	return a, b
+}
+
+// join carries packets both ways between two stacks, over new facades, until the test ends or part is called.
+func join(tb testing.TB, a, b *netstack.Stack) (part func()) {
 	da, db := a.Device(), b.Device()
 	var wg sync.WaitGroup
 	wg.Go(func() { carry(tb, da, db) })
 	wg.Go(func() { carry(tb, db, da) })
-	tb.Cleanup(func() {
+	part = func() {
 		_ = da.Close() // never fails
 		_ = db.Close()
 		wg.Wait()
-	})
+	}
+	tb.Cleanup(part)
+	return part
 }
 
 func carry(tb testing.TB, from, to *netstack.Device) {
@@ -91,8 +100,8 @@ func testContext(tb testing.TB) context.Context {
 	return ctx
 }
 
-// tcpPair returns the two ends of one connection from a to b.
-func tcpPair(tb testing.TB, a, b *netstack.Stack) (dialed, accepted *netstack.TCPConn) {
+// tcpPair returns the two ends of one connection from a to addr, which has to be b's.
+func tcpPair(tb testing.TB, a, b *netstack.Stack, addr netip.Addr) (dialed, accepted *netstack.TCPConn) {
 	tb.Helper()
 	l, err := b.ListenTCP("tcp", netip.AddrPort{})
 	if err != nil {
@@ -100,7 +109,7 @@ func tcpPair(tb testing.TB, a, b *netstack.Stack) (dialed, accepted *netstack.TC
 	}
 	defer l.Close()
 	port := l.Addr().(*net.TCPAddr).AddrPort().Port()
-	dialed, err = a.DialTCP(testContext(tb), "tcp", netip.AddrPort{}, netip.AddrPortFrom(addrB4, port))
+	dialed, err = a.DialTCP(testContext(tb), "tcp", netip.AddrPort{}, netip.AddrPortFrom(addr, port))
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -113,4 +122,15 @@ func tcpPair(tb testing.TB, a, b *netstack.Stack) (dialed, accepted *netstack.TC
 		accepted.Close()
 	})
 	return dialed, accepted
+}
+
+// listenAt makes a packet conn on one address.
+func listenAt(tb testing.TB, s *netstack.Stack, addr netip.Addr) *netstack.UDPConn {
+	tb.Helper()
+	pc, err := s.ListenUDP("udp", netip.AddrPortFrom(addr, 0))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { pc.Close() })
+	return pc
 }

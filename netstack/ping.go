@@ -58,18 +58,19 @@ func (s *Stack) ping(ctx context.Context, dst netip.Addr, seq uint16, size int) 
 		return EchoReply{}, &contextError{ctx.Err()}
 	case isClosed(s.done):
 		return EchoReply{}, net.ErrClosed
-	case !s.reachable(dst):
-		return EchoReply{}, os.NewSyscallError("connect", syscall.ENETUNREACH)
 	case size+echoHeader+ipHeader > int(s.link.mtu):
 		return EchoReply{}, os.NewSyscallError("sendto", syscall.EMSGSIZE)
 	}
 
+	dial := s.addDial(dst) // the wait ends when the route does
+	defer s.removeDial(dial)
+	if !s.reachable(dst) {
+		return EchoReply{}, os.NewSyscallError("connect", syscall.ENETUNREACH)
+	}
 	if s.own.Load().has(dst) {
 		// gVisor sends its answer to one of its own IPv4 addresses into the tunnel; the loopback is the same host.
 		dst = loopbackLike(dst)
 	}
-	dial := s.addDial(dst) // the wait ends when the route does
-	defer s.removeDial(dial)
 	proto := icmp.ProtocolNumber4
 	if dst.Is6() {
 		proto = icmp.ProtocolNumber6
@@ -85,6 +86,11 @@ func (s *Stack) ping(ctx context.Context, dst netip.Addr, seq uint16, size int) 
 	entry, ready := waiter.NewChannelEntry(readEvents)
 	wq.EventRegister(&entry)
 	defer wq.EventUnregister(&entry)
+	if source, ok := s.source6(dst); ok {
+		if err := ep.Bind(fullAddress(netip.AddrPortFrom(source, 0))); err != nil {
+			return EchoReply{}, s.failed("bind", err)
+		}
+	}
 	if err := ep.Connect(fullAddress(netip.AddrPortFrom(dst, 0))); err != nil {
 		return EchoReply{}, s.failed("connect", err)
 	}

@@ -85,9 +85,15 @@ func (w *silenceWatch) sent(pkt *stack.PacketBuffer) {
 		s.armed = true
 		s.timer.Reset(s.limit)
 	}
-	if first && len(s.held) < maxHeld {
-		s.held = append(s.held, pkt.IncRef())
+	if !first {
+		return
 	}
+	if len(s.held) == maxHeld {
+		// The oldest is the one whose sender has most likely given up.
+		s.held[0].DecRef()
+		s.held = append(s.held[:0], s.held[1:]...)
+	}
+	s.held = append(s.held, pkt.IncRef())
 }
 
 // heard notes that a packet came in from src, which the device has authenticated.

@@ -72,8 +72,9 @@ type Stack struct {
 	closeOnce sync.Once
 	done      chan struct{} // closed when Close begins
 
-	mu    sync.Mutex // guards dials, and orders SetRoutes
-	dials map[*pendingDial]struct{}
+	mu     sync.Mutex // guards dials and claims, and orders SetRoutes
+	dials  map[*pendingDial]struct{}
+	claims map[*claim]struct{} // of the listeners
 }
 
 // pendingDial is a connection that is being made, which has to end when its route does.
@@ -100,7 +101,7 @@ func New(cfg Config) (*Stack, error) {
 		return nil, fmt.Errorf("netstack: MTU %d, want %d to %d", cfg.MTU, least, MaxMTU)
 	}
 
-	s := &Stack{done: make(chan struct{}), dials: map[*pendingDial]struct{}{}}
+	s := &Stack{done: make(chan struct{}), dials: map[*pendingDial]struct{}{}, claims: map[*claim]struct{}{}}
 	s.own.Store(own)
 	s.inbound.own = &s.own
 	s.silence = newSilenceWatch(&s.routes, cfg.Silent)
@@ -206,7 +207,7 @@ func (s *Stack) SetRoutes(routes []Route) {
 // those that no peer serves.
 func (s *Stack) PeerFor(addr netip.Addr) (PeerID, bool) {
 	addr = localHost(addr.Unmap().WithZone(""))
-	if addr.IsLoopback() || s.own.Load().has(addr) {
+	if s.isLocal(addr) {
 		return 0, false
 	}
 	return s.routes.Load().lookup(addr)
@@ -230,10 +231,15 @@ func (s *Stack) Close() error {
 	return nil
 }
 
+// isLocal says whether packets to addr stay inside of the stack.
+func (s *Stack) isLocal(addr netip.Addr) bool {
+	return addr.IsLoopback() || s.own.Load().has(addr)
+}
+
 // reachable says whether packets to addr have somewhere to go.
 func (s *Stack) reachable(addr netip.Addr) bool {
 	own := s.own.Load()
-	if addr.IsLoopback() || own.has(addr) {
+	if s.isLocal(addr) {
 		return true
 	}
 	if !own.first(addr.Is4()).IsValid() {
@@ -241,6 +247,16 @@ func (s *Stack) reachable(addr netip.Addr) bool {
 	}
 	_, ok := s.routes.Load().lookup(addr)
 	return ok && addr != broadcast4
+}
+
+// source6 returns the source address to bind before something is sent to dst. It reports false where gVisor finds
+// the right one by itself: among IPv4 addresses by the routes' hints, and where there is only one.
+func (s *Stack) source6(dst netip.Addr) (netip.Addr, bool) {
+	own := s.own.Load()
+	if dst.Is4() || own.count6 < 2 || s.isLocal(dst) {
+		return netip.Addr{}, false
+	}
+	return own.source(dst), true
 }
 
 func (s *Stack) addDial(dst netip.Addr) *pendingDial {
@@ -262,6 +278,7 @@ type ownAddresses struct {
 	prefixes       []netip.Prefix
 	set            map[netip.Addr]struct{}
 	first4, first6 netip.Addr
+	count6         int
 }
 
 func newOwnAddresses(prefixes []netip.Prefix) (*ownAddresses, error) {
@@ -278,8 +295,11 @@ func newOwnAddresses(prefixes []netip.Prefix) (*ownAddresses, error) {
 		if addr.Is4() && !own.first4.IsValid() {
 			own.first4 = addr
 		}
-		if addr.Is6() && !own.first6.IsValid() {
-			own.first6 = addr
+		if addr.Is6() {
+			own.count6++
+			if !own.first6.IsValid() {
+				own.first6 = addr
+			}
 		}
 	}
 	if len(prefixes) == 0 {
@@ -300,9 +320,20 @@ func (o *ownAddresses) first(v4 bool) netip.Addr {
 	return o.first6
 }
 
+// source is the address to send to dst from: that of the longest prefix which contains dst, else the first one.
+func (o *ownAddresses) source(dst netip.Addr) netip.Addr {
+	best, bits := o.first(dst.Is4()), -1
+	for _, p := range o.prefixes {
+		if p.Bits() > bits && p.Contains(dst) {
+			best, bits = p.Addr(), p.Bits()
+		}
+	}
+	return best
+}
+
 // routeTable sends everything into the tunnel and tells gVisor the source address to use, which it would choose by
-// the longest common prefix otherwise: that of the subnet which contains the destination, else the first one.
-// gVisor follows the hint for IPv4; for IPv6 it follows RFC 6724, whose rule 8 comes to the same for subnets.
+// the longest common prefix otherwise (RFC 6724, section 5, rule 8): the one that source returns. gVisor follows
+// the hint for IPv4 alone; for IPv6 there is Stack.source6.
 func (o *ownAddresses) routeTable() []tcpip.Route {
 	var table []tcpip.Route
 	add := func(p netip.Prefix, nic tcpip.NICID, source netip.Addr) {

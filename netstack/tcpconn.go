@@ -26,18 +26,28 @@ const (
 // every error is a [*net.OpError]. Its methods are safe for concurrent use.
 type TCPConn struct {
 	socket
+	network string // as given to DialTCP or ListenTCP
 	// local and remote are fixed, and still known after the end.
 	local, remote netip.AddrPort
 }
 
 var _ net.Conn = (*TCPConn)(nil)
 
-// newTCPConn takes over a connected endpoint.
-func newTCPConn(st *Stack, ep tcpip.Endpoint, wq *waiter.Queue, remote netip.AddrPort) (*TCPConn, tcpip.Error) {
-	c := &TCPConn{remote: remote}
+// newTCPConn takes over a connected endpoint, also when it fails.
+func newTCPConn(st *Stack, network string, ep tcpip.Endpoint, wq *waiter.Queue, remote netip.AddrPort) (*TCPConn, error) {
+	c := &TCPConn{network: network, remote: remote}
 	c.init(st, ep, wq)
 	c.local = c.localAddrPort()
-	return c, setKeepalive(ep, keepaliveIdle, keepaliveInterval, keepaliveCount)
+	if err := setKeepalive(ep, keepaliveIdle, keepaliveInterval, keepaliveCount); err != nil {
+		abort(ep)
+		return nil, st.failed("setsockopt", err)
+	}
+	if isClosed(st.done) {
+		// The stack's Close may have looked for endpoints to end before this one was there, and waits for their end.
+		abort(ep)
+		return nil, net.ErrClosed
+	}
+	return c, nil
 }
 
 func setKeepalive(ep tcpip.Endpoint, idle, interval time.Duration, count int) tcpip.Error {
@@ -53,6 +63,16 @@ func setKeepalive(ep tcpip.Endpoint, idle, interval time.Duration, count int) tc
 	}
 	ep.SocketOptions().SetKeepAlive(true)
 	return nil
+}
+
+// keepaliveOf is what setKeepalive has set. gVisor never fails to tell.
+func keepaliveOf(ep tcpip.Endpoint) (idle, interval time.Duration, count int) {
+	var idleOption tcpip.KeepaliveIdleOption
+	var intervalOption tcpip.KeepaliveIntervalOption
+	_ = ep.GetSockOpt(&idleOption)
+	_ = ep.GetSockOpt(&intervalOption)
+	count, _ = ep.GetSockOptInt(tcpip.KeepaliveCountOption)
+	return time.Duration(idleOption), time.Duration(intervalOption), count
 }
 
 // Read implements [net.Conn]. With an empty b it returns 0 and no error at once. After the other side's orderly end
@@ -186,21 +206,11 @@ func (c *TCPConn) SetKeepAliveConfig(cfg net.KeepAliveConfig) error {
 	if !cfg.Enable {
 		return c.SetKeepAlive(false)
 	}
-	var idle tcpip.KeepaliveIdleOption
-	var interval tcpip.KeepaliveIntervalOption
-	count, err := c.ep.GetSockOptInt(tcpip.KeepaliveCountOption)
-	if err == nil {
-		err = c.ep.GetSockOpt(&idle)
-	}
-	if err == nil {
-		err = c.ep.GetSockOpt(&interval)
-	}
-	if err == nil {
-		err = setKeepalive(c.ep,
-			orDefault(cfg.Idle, keepaliveIdle, time.Duration(idle)),
-			orDefault(cfg.Interval, keepaliveInterval, time.Duration(interval)),
-			orDefault(cfg.Count, keepaliveCount, count))
-	}
+	idle, interval, count := keepaliveOf(c.ep)
+	err := setKeepalive(c.ep,
+		orDefault(cfg.Idle, keepaliveIdle, idle),
+		orDefault(cfg.Interval, keepaliveInterval, interval),
+		orDefault(cfg.Count, keepaliveCount, count))
 	if err != nil {
 		return c.opError("set", c.failed("setsockopt", err))
 	}
@@ -232,7 +242,7 @@ func (c *TCPConn) opError(op string, err error) error {
 	if err == nil || errors.Is(err, io.EOF) {
 		return err
 	}
-	return opError(op, "tcp", tcpAddr(c.local), tcpAddr(c.remote), err)
+	return opError(op, c.network, tcpAddr(c.local), tcpAddr(c.remote), err)
 }
 
 func (s *socket) setReadBuffer(bytes int) error {

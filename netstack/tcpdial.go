@@ -46,23 +46,34 @@ func (s *Stack) dialTCP(ctx context.Context, network string, laddr, raddr netip.
 	if err != nil {
 		return nil, s.failed("socket", err)
 	}
-	if laddr.Addr().IsValid() || laddr.Port() != 0 {
-		// Bound only when asked for: gVisor gives a bound socket a port of its own, and would run out of them.
+	if laddr = s.withSource(laddr, raddr.Addr()); laddr.Addr().IsValid() || laddr.Port() != 0 {
+		// Bound only when there is a need: gVisor gives a bound socket a port of its own, whatever the destination.
 		if err := ep.Bind(fullAddress(laddr)); err != nil {
 			ep.Close()
 			return nil, s.failed("bind", err)
 		}
 	}
 	if err := s.connect(ctx, ep, wq, raddr, dial); err != nil {
-		ep.Close()
+		abort(ep)
 		return nil, err
 	}
-	conn, err := newTCPConn(s, ep, wq, raddr)
-	if err != nil {
-		ep.Close()
-		return nil, s.failed("setsockopt", err)
+	return newTCPConn(s, network, ep, wq, raddr)
+}
+
+// withSource puts the source address into laddr that is used for dst, where it has none and one has to be named.
+func (s *Stack) withSource(laddr netip.AddrPort, dst netip.Addr) netip.AddrPort {
+	if !laddr.Addr().IsValid() || laddr.Addr().IsUnspecified() {
+		if source, ok := s.source6(dst); ok {
+			return netip.AddrPortFrom(source, laddr.Port())
+		}
 	}
-	return conn, nil
+	return laddr
+}
+
+// abort ends an endpoint that nobody has got to see, in whatever state: a connection that came up meanwhile is reset.
+func abort(ep tcpip.Endpoint) {
+	ep.Abort()
+	ep.Close()
 }
 
 // connect starts the handshake and waits for its end.

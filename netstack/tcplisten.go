@@ -5,11 +5,11 @@ package netstack
 import (
 	"net"
 	"net/netip"
+	"os"
+	"syscall"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
-	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
 )
@@ -21,7 +21,22 @@ const backlog = 4096
 // TCPListener accepts TCP connections. It behaves as [net.TCPListener] does. Its methods are safe for concurrent use.
 type TCPListener struct {
 	socket
-	addr netip.AddrPort
+	network string // as given
+	addr    netip.AddrPort
+	claim   *claim
+}
+
+// claim is what a listener listens on. gVisor would let two listeners have one port, since both set SO_REUSEADDR; as
+// on Linux that option is to help against old connections alone.
+type claim struct {
+	addr   netip.Addr // may be unspecified
+	port   uint16
+	v4, v6 bool
+}
+
+func (c *claim) overlaps(d *claim) bool {
+	return c.port == d.port && (c.v4 && d.v4 || c.v6 && d.v6) &&
+		(c.addr.IsUnspecified() || d.addr.IsUnspecified() || c.addr == d.addr)
 }
 
 var _ net.Listener = (*TCPListener)(nil)
@@ -39,8 +54,29 @@ func (s *Stack) ListenTCP(network string, laddr netip.AddrPort) (*TCPListener, e
 }
 
 func (s *Stack) listenTCP(network string, laddr netip.AddrPort) (*TCPListener, error) {
+	laddr, err := s.checkListen("tcp", network, laddr)
+	if err != nil {
+		return nil, err
+	}
+	claim := &claim{
+		addr: laddr.Addr(), port: laddr.Port(),
+		v4: laddr.Addr().Is4() || network == "tcp" && laddr.Addr().IsUnspecified(),
+		v6: laddr.Addr().Is6(),
+	}
+	if !s.addClaim(claim) {
+		return nil, os.NewSyscallError("bind", syscall.EADDRINUSE)
+	}
+	l, err := s.listenClaimed(network, laddr, claim)
+	if err != nil {
+		s.removeClaim(claim)
+		return nil, err
+	}
+	return l, nil
+}
+
+func (s *Stack) listenClaimed(network string, laddr netip.AddrPort, claim *claim) (*TCPListener, error) {
 	wq := new(waiter.Queue)
-	ep, laddr, err := s.bind("tcp", network, tcp.ProtocolNumber, laddr, wq)
+	ep, err := s.bind("tcp", network, tcp.ProtocolNumber, laddr, wq)
 	if err != nil {
 		return nil, err
 	}
@@ -48,16 +84,43 @@ func (s *Stack) listenTCP(network string, laddr netip.AddrPort) (*TCPListener, e
 		ep.Close()
 		return nil, s.failed("listen", err)
 	}
-	l := &TCPListener{}
+	if isClosed(s.done) {
+		ep.Close() // see newTCPConn
+		return nil, net.ErrClosed
+	}
+	l := &TCPListener{network: network, claim: claim}
 	l.init(s, ep, wq)
 	l.addr = withWildcard(l.localAddrPort(), laddr.Addr())
+	s.mu.Lock()
+	claim.port = l.addr.Port() // nobody else can have a port that gVisor has just picked
+	s.mu.Unlock()
 	return l, nil
 }
 
-// bind makes an endpoint that is bound to laddr. It returns laddr with the wildcard that was bound.
-func (s *Stack) bind(proto, network string, transport tcpip.TransportProtocolNumber, laddr netip.AddrPort, wq *waiter.Queue) (tcpip.Endpoint, netip.AddrPort, error) {
+// addClaim reports false if a listener has what is claimed. Port 0 claims nothing yet.
+func (s *Stack) addClaim(c *claim) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for other := range s.claims {
+		if c.port != 0 && c.overlaps(other) {
+			return false
+		}
+	}
+	s.claims[c] = struct{}{}
+	return true
+}
+
+func (s *Stack) removeClaim(c *claim) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.claims, c)
+}
+
+// checkListen finds what is wrong with a listener's or a packet conn's address. It returns laddr with the wildcard
+// to bind where it has none.
+func (s *Stack) checkListen(proto, network string, laddr netip.AddrPort) (netip.AddrPort, error) {
 	if isClosed(s.done) {
-		return nil, laddr, net.ErrClosed
+		return laddr, net.ErrClosed
 	}
 	addr := laddr.Addr()
 	if !addr.IsValid() || (network == proto && addr.IsUnspecified()) {
@@ -68,27 +131,25 @@ func (s *Stack) bind(proto, network string, transport tcpip.TransportProtocolNum
 		}
 		laddr = netip.AddrPortFrom(addr, laddr.Port())
 	}
-	if err := checkNetwork(proto, network, addr); err != nil {
-		return nil, laddr, err
-	}
-	netProto := ipv6.ProtocolNumber
-	if addr.Is4() {
-		netProto = ipv4.ProtocolNumber
-	}
-	ep, err := s.stack.NewEndpoint(transport, netProto, wq)
+	return laddr, checkNetwork(proto, network, addr)
+}
+
+// bind makes an endpoint that is bound to what checkListen returned.
+func (s *Stack) bind(proto, network string, transport tcpip.TransportProtocolNumber, laddr netip.AddrPort, wq *waiter.Queue) (tcpip.Endpoint, error) {
+	ep, err := s.stack.NewEndpoint(transport, protocolOf(laddr.Addr()), wq)
 	if err != nil {
-		return nil, laddr, s.failed("socket", err)
+		return nil, s.failed("socket", err)
 	}
-	ep.SocketOptions().SetV6Only(netProto == ipv6.ProtocolNumber && (network == proto+"6" || !addr.IsUnspecified()))
-	if transport == tcp.ProtocolNumber {
+	ep.SocketOptions().SetV6Only(laddr.Addr().Is6() && (network == proto+"6" || !laddr.Addr().IsUnspecified()))
+	if transport == tcp.ProtocolNumber && laddr.Port() != 0 {
 		// A listener may take a port whose old connections are in TIME_WAIT, as the net package has it.
 		ep.SocketOptions().SetReuseAddress(true)
 	}
 	if err := ep.Bind(fullAddress(laddr)); err != nil {
 		ep.Close()
-		return nil, laddr, s.failed("bind", err)
+		return nil, s.failed("bind", err)
 	}
-	return ep, laddr, nil
+	return ep, nil
 }
 
 // withWildcard puts the wildcard address back that gVisor leaves out.
@@ -128,12 +189,7 @@ func (l *TCPListener) accept() (*TCPConn, error) {
 		ep, wq, err := l.ep.Accept(&remote)
 		switch err.(type) {
 		case nil:
-			c, err := newTCPConn(l.stack, ep, wq, addrPort(remote))
-			if err != nil {
-				ep.Close()
-				return nil, l.failed("setsockopt", err)
-			}
-			return c, nil
+			return newTCPConn(l.stack, l.network, ep, wq, addrPort(remote))
 		case *tcpip.ErrWouldBlock:
 			if err := l.await(&l.read, nil); err != nil {
 				return nil, err
@@ -147,7 +203,10 @@ func (l *TCPListener) accept() (*TCPConn, error) {
 // Close implements [net.Listener]: connections that wait to be accepted are reset, accepted ones live on. A second
 // Close returns [net.ErrClosed].
 func (l *TCPListener) Close() error {
-	if !l.close(l.ep.Close) {
+	if !l.close(func() {
+		l.ep.Close()
+		l.stack.removeClaim(l.claim)
+	}) {
 		return l.opError("close", net.ErrClosed)
 	}
 	return nil
@@ -165,5 +224,5 @@ func (l *TCPListener) opError(op string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return opError(op, "tcp", nil, tcpAddr(l.addr), err)
+	return opError(op, l.network, nil, tcpAddr(l.addr), err)
 }

@@ -4,6 +4,7 @@ package netstack
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -55,7 +56,7 @@ func (s *Stack) dialUDP(ctx context.Context, network string, laddr, raddr netip.
 	if err != nil {
 		return nil, s.failed("socket", err)
 	}
-	if laddr.Addr().IsValid() || laddr.Port() != 0 {
+	if laddr = s.withSource(laddr, raddr.Addr()); laddr.Addr().IsValid() || laddr.Port() != 0 {
 		if err := ep.Bind(fullAddress(laddr)); err != nil {
 			ep.Close()
 			return nil, s.failed("bind", err)
@@ -82,8 +83,12 @@ func (s *Stack) ListenUDP(network string, laddr netip.AddrPort) (*UDPConn, error
 }
 
 func (s *Stack) listenUDP(network string, laddr netip.AddrPort) (*UDPConn, error) {
+	laddr, err := s.checkListen("udp", network, laddr)
+	if err != nil {
+		return nil, err
+	}
 	wq := new(waiter.Queue)
-	ep, laddr, err := s.bind("udp", network, udp.ProtocolNumber, laddr, wq)
+	ep, err := s.bind("udp", network, udp.ProtocolNumber, laddr, wq)
 	if err != nil {
 		return nil, err
 	}
@@ -139,7 +144,8 @@ func (c *UDPConn) Write(b []byte) (int, error) {
 func (c *UDPConn) WriteTo(b []byte, addr net.Addr) (int, error) {
 	a, ok := addr.(*net.UDPAddr)
 	if !ok || a == nil {
-		return 0, opError("write", "udp", udpAddr(c.local), addr, &net.AddrError{Err: "want a *net.UDPAddr with an address"})
+		err := fmt.Errorf("%w: address of type %T, want a *net.UDPAddr", syscall.EINVAL, addr)
+		return 0, opError("write", c.network, udpAddr(c.local), addr, err)
 	}
 	return c.WriteToUDPAddrPort(b, a.AddrPort())
 }
@@ -152,7 +158,12 @@ func (c *UDPConn) WriteToUDPAddrPort(b []byte, addr netip.AddrPort) (int, error)
 		return 0, c.opError("write", addr, err)
 	}
 	dst := fullAddress(to)
-	return c.send(b, to, tcpip.WriteOptions{To: &dst})
+	opts := tcpip.WriteOptions{To: &dst}
+	if source, ok := c.stack.source6(to.Addr()); ok && c.local.Addr().IsUnspecified() {
+		opts.ControlMessages.HasIPv6PacketInfo = true
+		opts.ControlMessages.IPv6PacketInfo.Addr = tcpip.AddrFromSlice(source.AsSlice())
+	}
+	return c.send(b, to, opts)
 }
 
 func (c *UDPConn) checkDestination(to netip.AddrPort) error {
@@ -190,8 +201,12 @@ func (c *UDPConn) send(b []byte, to netip.AddrPort, opts tcpip.WriteOptions) (in
 	if !c.stack.reachable(to.Addr()) {
 		return 0, c.opError("write", to, os.NewSyscallError("sendto", syscall.ENETUNREACH))
 	}
+	local := c.stack.isLocal(to.Addr())
 	for {
-		room := c.stack.link.wait()
+		var room <-chan struct{}
+		if !local {
+			room = c.stack.link.wait()
+		}
 		if room == nil {
 			c.write.payload.b = b
 			n, err := c.ep.Write(&c.write.payload, opts)
@@ -225,32 +240,32 @@ func (c *UDPConn) RemoteAddr() net.Addr { return udpAddr(c.remote) }
 
 // SetDeadline implements [net.Conn].
 func (c *UDPConn) SetDeadline(t time.Time) error {
-	return c.opError("set", c.remote, c.setDeadline(t, &c.read, &c.write))
+	return c.opError("set", c.local, c.setDeadline(t, &c.read, &c.write))
 }
 
 // SetReadDeadline implements [net.Conn].
 func (c *UDPConn) SetReadDeadline(t time.Time) error {
-	return c.opError("set", c.remote, c.setDeadline(t, &c.read))
+	return c.opError("set", c.local, c.setDeadline(t, &c.read))
 }
 
 // SetWriteDeadline implements [net.Conn].
 func (c *UDPConn) SetWriteDeadline(t time.Time) error {
-	return c.opError("set", c.remote, c.setDeadline(t, &c.write))
+	return c.opError("set", c.local, c.setDeadline(t, &c.write))
 }
 
 // SetReadBuffer sets how many bytes of datagrams wait for Read before further ones are lost. The default is 1 MiB.
 func (c *UDPConn) SetReadBuffer(bytes int) error {
-	return c.opError("set", c.remote, c.setReadBuffer(bytes))
+	return c.opError("set", c.local, c.setReadBuffer(bytes))
 }
 
 // SetWriteBuffer sets how many bytes of datagrams wait for the tunnel before Write does. The default is 1 MiB.
 func (c *UDPConn) SetWriteBuffer(bytes int) error {
-	return c.opError("set", c.remote, c.setWriteBuffer(bytes))
+	return c.opError("set", c.local, c.setWriteBuffer(bytes))
 }
 
 func (c *UDPConn) opError(op string, addr netip.AddrPort, err error) error {
 	if err == nil {
 		return nil
 	}
-	return opError(op, "udp", udpAddr(c.local), udpAddr(addr), err)
+	return opError(op, c.network, udpAddr(c.local), udpAddr(addr), err)
 }

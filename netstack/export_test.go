@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: MIT
+
+package netstack
+
+import (
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+)
+
+// What tests outside of the package may see of it.
+
+const (
+	MaxTimeWait        = maxTimeWait
+	MaxClosing         = maxClosing
+	MaxDatagramPackets = maxDatagramPackets
+	MaxControlPackets  = maxControlPackets
+	MaxAckPackets      = maxAckPackets
+	MaxHeld            = maxHeld
+	KeepaliveIdle      = keepaliveIdle
+	KeepaliveInterval  = keepaliveInterval
+	KeepaliveCount     = keepaliveCount
+)
+
+// Endpoints counts the sockets that gVisor knows of, half-closed ones included.
+func (s *Stack) Endpoints() int { return len(s.stack.RegisteredEndpoints()) }
+
+// TimeWait counts the connections in TIME_WAIT.
+func (s *Stack) TimeWait() int {
+	n := 0
+	for _, ep := range s.stack.RegisteredEndpoints() {
+		if ep, ok := ep.(*tcp.Endpoint); ok && ep.EndpointState() == tcp.StateTimeWait {
+			n++
+		}
+	}
+	return n
+}
+
+// PendingDials counts the dials and pings that wait.
+func (s *Stack) PendingDials() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.dials)
+}
+
+// SetPortRange narrows the ephemeral ports.
+func (s *Stack) SetPortRange(first, last uint16) {
+	if err := s.stack.SetPortRange(first, last); err != nil {
+		panic(err.String())
+	}
+}
+
+// InboundDropped counts the packets that Device.Write refused.
+func (s *Stack) InboundDropped() uint64 { return s.inbound.dropped.Load() }
+
+// LinkQueue is the state of the link's queue.
+type LinkQueue struct {
+	Stream, Datagram, Ack, Control int
+	Dropped                        uint64
+	Waiting                        bool // a writer waits for room
+}
+
+func (s *Stack) LinkQueue() LinkQueue {
+	l := s.link
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := l.counts
+	return LinkQueue{c[classStream], c[classDatagram], c[classAck], c[classControl], l.dropped, l.room != nil}
+}
+
+// SendRST puts an empty segment with the RST flag into the link's queue, as gVisor does.
+func (s *Stack) SendRST() error {
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{ReserveHeaderBytes: header.TCPMinimumSize})
+	defer pkt.DecRef()
+	pkt.TransportProtocolNumber = header.TCPProtocolNumber
+	h := header.TCP(pkt.TransportHeader().Push(header.TCPMinimumSize))
+	h.Encode(&header.TCPFields{DataOffset: header.TCPMinimumSize, Flags: header.TCPFlagRst})
+	var list stack.PacketBufferList
+	list.PushBack(pkt)
+	if _, err := s.link.WritePackets(list); err != nil {
+		return sysError("write", err)
+	}
+	return nil
+}
+
+// Keepalive returns the connection's keepalive settings as gVisor holds them.
+func (c *TCPConn) Keepalive() (on bool, idle, interval string, count int) {
+	i, v, n := keepaliveOf(c.ep)
+	return c.ep.SocketOptions().GetKeepAlive(), i.String(), v.String(), n
+}
+
+// NoDelay says whether Nagle's algorithm is off.
+func (c *TCPConn) NoDelay() bool { return !c.ep.SocketOptions().GetDelayOption() }
