@@ -42,24 +42,44 @@ func (d *Device) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 // fit to be seen by the stack are dropped and counted; that is no error. It returns [os.ErrClosed] once the stack
 // is closed.
 func (d *Device) Write(bufs [][]byte, offset int) (int, error) {
+	var batch [batchSize]inboundPacket // not kept in d: several goroutines write at the same time
+	n := 0
 	for i, buf := range bufs {
-		if len(buf) <= offset {
-			continue
+		if len(buf) > offset && d.stack.inbound.check(&batch[n], buf[offset:]) {
+			n++
 		}
-		packet := buf[offset:]
-		proto, src, ok := d.stack.inbound.check(packet)
-		if !ok {
-			continue
-		}
-		d.stack.silence.heard(src)
-		pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(packet)})
-		delivered := d.stack.link.deliver(pkt, proto)
-		pkt.DecRef()
-		if !delivered {
-			return i, os.ErrClosed
+		if n == len(batch) || i == len(bufs)-1 {
+			if !d.deliver(batch[:n]) {
+				return 0, os.ErrClosed
+			}
+			n = 0
 		}
 	}
 	return len(bufs), nil
+}
+
+// deliver gives checked packets to the stack, each run of TCP segments as one. It reports false when the stack is gone.
+func (d *Device) deliver(batch []inboundPacket) bool {
+	for len(batch) > 0 {
+		n, size := coalesce(batch)
+		var data buffer.Buffer
+		if n == 1 {
+			data = buffer.MakeWithData(batch[0].packet)
+		} else {
+			view := buffer.NewViewSize(size)
+			merge(view.AsSlice(), batch[:n])
+			data = buffer.MakeWithView(view)
+		}
+		d.stack.silence.heard(batch[0].src)
+		pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: data})
+		delivered := d.stack.link.deliver(pkt, batch[0].proto, batch[0].isSegment())
+		pkt.DecRef()
+		if !delivered {
+			return false
+		}
+		batch = batch[n:]
+	}
+	return true
 }
 
 // MTU implements [tun.Device]: the stack's MTU, in bytes.

@@ -21,14 +21,26 @@ type inbound struct {
 	dropped atomic.Uint64
 }
 
-// check reports the protocol and the source of a packet, and whether it may pass.
-func (in *inbound) check(packet []byte) (tcpip.NetworkProtocolNumber, netip.Addr, bool) {
+// inboundPacket is a packet that may be delivered, and what is known of it.
+type inboundPacket struct {
+	packet []byte
+	proto  tcpip.NetworkProtocolNumber
+	src    netip.Addr
+	// ipLen and allLen are the lengths of the IP header and of both headers, if the packet is a TCP segment that may be
+	// one of a run: see parseSegment. Else both are 0.
+	ipLen, allLen int
+}
+
+// check fills p and reports whether the packet may pass.
+func (in *inbound) check(p *inboundPacket, packet []byte) bool {
 	proto, src, dst, ok := parseAddresses(packet)
 	if !ok || !in.validSource(src) || !validDestination(dst) {
 		in.dropped.Add(1)
-		return 0, netip.Addr{}, false
+		return false
 	}
-	return proto, src, true
+	*p = inboundPacket{packet: packet, proto: proto, src: src}
+	p.parseSegment()
+	return true
 }
 
 // Source returns the source address of an IP packet. It reports false for what is not a whole, well-formed packet.

@@ -45,12 +45,15 @@ type link struct {
 	done    <-chan struct{} // the stack's: closed when it is
 	wake    chan struct{}   // holds one token when there may be something to read
 	silence *silenceWatch
+	// endpoints are gVisor's for IPv4 and IPv6 on this link. Set once, before the first packet.
+	endpoints map[tcpip.NetworkProtocolNumber]stack.NetworkEndpoint
 
-	// readMu guards reading, and lets one device's reader at a time copy. Lock order: readMu, mu.
+	// readMu guards reading, copied and segmenter, and lets one device's reader at a time copy. Lock order: readMu, mu.
 	readMu sync.Mutex
 	// reading is what the reader has taken over; of that, the first copied packets are gone.
-	reading []queued
-	copied  int
+	reading   []queued
+	copied    int
+	segmenter segmenter
 
 	mu    sync.Mutex // guards what follows
 	queue []queued
@@ -217,26 +220,22 @@ func (l *link) read(bufs [][]byte, sizes []int, offset int, closed <-chan struct
 func (l *link) take(bufs [][]byte, sizes []int, offset int) int {
 	l.readMu.Lock()
 	defer l.readMu.Unlock()
-	if l.copied == len(l.reading) {
-		// The two slices take turns: what the writers fill and what the reader empties.
-		l.mu.Lock()
-		l.queue, l.reading, l.copied = l.reading[:0], l.queue, 0
-		l.mu.Unlock()
+	var taken [classControl + 1]int
+	n := 0
+	for ; n < len(bufs); n++ {
+		if !l.segmenter.busy() {
+			q, ok := l.nextLocked()
+			if !ok {
+				break
+			}
+			taken[q.class]++
+			l.segmenter.start(q.pkt)
+		}
+		sizes[n] = l.segmenter.next(bufs[n][offset:])
 	}
-	batch := l.reading[l.copied:]
-	batch = batch[:min(len(bufs), len(batch))]
-	n := len(batch)
 	if n == 0 {
 		return 0
 	}
-	var taken [classControl + 1]int
-	for i, q := range batch {
-		sizes[i] = copyPacket(bufs[i][offset:], q.pkt)
-		taken[q.class]++
-		q.pkt.DecRef()
-		batch[i] = queued{}
-	}
-	l.copied += n
 
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -250,20 +249,21 @@ func (l *link) take(bufs [][]byte, sizes []int, offset int) int {
 	return n
 }
 
-// copyPacket copies the whole packet, headers first, and returns its size.
-func copyPacket(dst []byte, pkt *stack.PacketBuffer) int {
-	views, skip := pkt.AsViewList()
-	n := 0
-	for v := views.Front(); v != nil; v = v.Next() {
-		b := v.AsSlice()
-		if skip >= len(b) {
-			skip -= len(b)
-			continue
+// nextLocked takes the next packet from the reader's slice. The caller holds l.readMu.
+func (l *link) nextLocked() (queued, bool) {
+	if l.copied == len(l.reading) {
+		// The two slices take turns: what the writers fill and what the reader empties.
+		l.mu.Lock()
+		l.queue, l.reading, l.copied = l.reading[:0], l.queue, 0
+		l.mu.Unlock()
+		if len(l.reading) == 0 {
+			return queued{}, false
 		}
-		n += copy(dst[n:], b[skip:])
-		skip = 0
 	}
-	return n
+	q := l.reading[l.copied]
+	l.reading[l.copied] = queued{}
+	l.copied++
+	return q, true
 }
 
 // close lets every writer that waits for room go and empties the queue, but for control packets: the RSTs by which
@@ -274,6 +274,7 @@ func (l *link) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.closed = true
+	l.segmenter.drop()
 	var last []queued
 	for _, q := range slices.Concat(l.reading[l.copied:], l.queue) {
 		if q.class == classControl {
@@ -290,15 +291,22 @@ func (l *link) close() {
 	}
 }
 
-// deliver hands an inbound packet to gVisor. It reports false when the stack is gone.
-func (l *link) deliver(pkt *stack.PacketBuffer, proto tcpip.NetworkProtocolNumber) bool {
+// deliver hands an inbound packet to gVisor. verified says that its checksums are right, or that its parts' were.
+// It reports false when the stack is gone.
+func (l *link) deliver(pkt *stack.PacketBuffer, proto tcpip.NetworkProtocolNumber, verified bool) bool {
 	l.mu.Lock()
 	d := l.dispatcher
 	l.mu.Unlock()
 	if d == nil {
 		return false
 	}
-	d.DeliverNetworkPacket(proto, pkt)
+	if ep := l.endpoints[proto]; verified && ep != nil {
+		// Past the NIC, which would take the mark away again.
+		pkt.RXChecksumValidated = true
+		ep.HandlePacket(pkt)
+	} else {
+		d.DeliverNetworkPacket(proto, pkt)
+	}
 	return true
 }
 
@@ -315,6 +323,12 @@ func (l *link) IsAttached() bool {
 	defer l.mu.Unlock()
 	return l.dispatcher != nil
 }
+
+// SupportedGSO implements [stack.GSOEndpoint]: TCP may send segments of any size, and read cuts them.
+func (l *link) SupportedGSO() stack.SupportedGSO { return stack.HostGSOSupported }
+
+// GSOMaxSize implements [stack.GSOEndpoint]: what the IPv4 total length can say.
+func (l *link) GSOMaxSize() uint32 { return maxCoalesced }
 
 // MTU implements [stack.NetworkLinkEndpoint].
 func (l *link) MTU() uint32 { return l.mtu }

@@ -31,13 +31,13 @@ type segmenter struct {
 	left int
 
 	// What follows is for TCP segments only; ipLen is 0 for the rest.
-	header         [maxHeaders]byte
-	ipLen, allLen  int // the lengths of the IP header, and of both
-	mss            int // payload of each packet but the last
-	seq            uint32
-	id             uint16
-	last           header.TCPFlags // the flags of the last packet
-	addressesSum   uint16          // the pseudo header's checksum without the length
+	header        [maxHeaders]byte
+	ipLen, allLen int // the lengths of the IP header, and of both
+	mss           int // payload of each packet but the last
+	seq           uint32
+	id            uint16
+	last          header.TCPFlags // the flags of the last packet
+	addressesSum  uint16          // the pseudo header's checksum without the length
 }
 
 // start takes the packet in, with the caller's reference. The one before must be done.

@@ -127,6 +127,14 @@ func (s *Stack) setUp(own *ownAddresses) error {
 	if err := s.stack.CreateNIC(tunnelNIC, s.link); err != nil {
 		return fmt.Errorf("netstack: create the tunnel's interface: %v", err)
 	}
+	s.link.endpoints = map[tcpip.NetworkProtocolNumber]stack.NetworkEndpoint{}
+	for _, proto := range []tcpip.NetworkProtocolNumber{ipv4.ProtocolNumber, ipv6.ProtocolNumber} {
+		ep, err := s.stack.GetNetworkEndpoint(tunnelNIC, proto)
+		if err != nil {
+			return fmt.Errorf("netstack: the tunnel's interface without protocol %d: %v", proto, err)
+		}
+		s.link.endpoints[proto] = ep
+	}
 	if err := s.stack.CreateNIC(loopbackNIC, loopback.New()); err != nil {
 		return fmt.Errorf("netstack: create the loopback interface: %v", err)
 	}
