@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -79,6 +80,20 @@ type Config struct {
 	// name in [net.ListenConfig]. An error keeps the socket from being used. nil does nothing.
 	Control func(network, address string, c syscall.RawConn) error `json:"-"`
 
+	// ListenPacket opens the tunnel's transport in the place of a UDP socket, as [net.ListenConfig.ListenPacket] does: an
+	// in-memory, obfuscated, proxied or recorded network. It is called once, by New, with network "udp" and the listen
+	// port after a colon. The conn's addresses are UDP addresses, its Close ends what waits in it, and the Net closes
+	// it. nil opens a UDP socket. Control is not called for it.
+	//
+	// A conn with the methods ReadFromUDPAddrPort and WriteToUDPAddrPort of [net.UDPConn] spares allocations. One with
+	//
+	//	ReadBatch(bufs [][]byte, sizes []int, from []netip.AddrPort) (int, error)
+	//	WriteBatch(bufs [][]byte, to netip.AddrPort) (int, error)
+	//
+	// carries several datagrams in a call: ReadBatch waits for one and fills in as many as it can without waiting,
+	// WriteBatch returns how many it has sent.
+	ListenPacket func(ctx context.Context, network, address string) (net.PacketConn, error) `json:"-"`
+
 	// ResolveEndpoint resolves the host names in the peers' Endpoints: the only names that are ever looked up outside
 	// of the tunnel. nil asks the host's resolver. It may be called from several goroutines at once.
 	ResolveEndpoint func(ctx context.Context, host string) ([]netip.Addr, error) `json:"-"`
@@ -112,7 +127,7 @@ type PeerConfig struct {
 	PersistentKeepalive time.Duration
 }
 
-// Clone returns a deep copy, except for Logger, Control and ResolveEndpoint, which both copies share. The clone of nil
+// Clone returns a deep copy, except for Logger and the functions, which both copies share. The clone of nil
 // is nil.
 func (c *Config) Clone() *Config {
 	if c == nil {

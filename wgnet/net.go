@@ -66,7 +66,9 @@ func New(cfg *Config) (*Net, error) {
 
 // start builds the parts from the outside in, and begins with what can fail.
 func (n *Net) start() (err error) {
-	n.sockets, err = outer.Open(outer.Config{Port: n.config.ListenPort, Control: n.config.Control, Logger: n.log})
+	n.sockets, err = outer.Open(outer.Config{
+		Port: n.config.ListenPort, Control: n.config.Control, ListenPacket: n.config.ListenPacket, Logger: n.log,
+	})
 	if err != nil {
 		return err
 	}

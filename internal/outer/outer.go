@@ -35,6 +35,9 @@ type Config struct {
 	// Control, if not nil, is called for each socket before it is bound and after our own options are set, as
 	// [net.ListenConfig] does; network is "udp4" or "udp6" ("udp6" carries IPv4 too).
 	Control func(network, address string, c syscall.RawConn) error
+	// ListenPacket, if not nil, opens the socket in the place of the system's: as [net.ListenConfig.ListenPacket], with
+	// "udp" and ":port". Control is not called then.
+	ListenPacket func(ctx context.Context, network, address string) (net.PacketConn, error)
 	// Logger gets the network errors that are waited out, at a bounded rate. nil discards.
 	Logger *slog.Logger
 }
@@ -59,6 +62,13 @@ type Sockets struct {
 // Open opens the sockets. A taken port is an error at once, for which errors.Is finds [syscall.EADDRINUSE]. A host
 // without IPv6 gets an IPv4 socket.
 func Open(cfg Config) (*Sockets, error) {
+	if cfg.ListenPacket != nil {
+		pc, err := cfg.ListenPacket(context.Background(), "udp", ":"+strconv.Itoa(int(cfg.Port)))
+		if err != nil {
+			return nil, fmt.Errorf("listen for packets on port %d: %w", cfg.Port, err)
+		}
+		return newSockets(newPacketSocket(pc), logger(cfg.Logger)), nil
+	}
 	udp, err := listen(cfg)
 	if err != nil {
 		return nil, err

@@ -14,6 +14,10 @@ import (
 	"golang.zx2c4.com/wireguard/conn"
 )
 
+// receiveBatch is the number of datagrams given to the device in one call, where there can be several. The device holds
+// a buffer of 64 KiB for each: 128 of them would gain a few percent of speed for 14 MiB more of an idle tunnel's heap.
+const receiveBatch = 16
+
 const (
 	// sendTimeout bounds the wait for room in the system's send buffer. The datagrams are lost after it, as they
 	// would be in a full queue further on. It is below the second in which a Close must be done (fault 20).
@@ -48,20 +52,37 @@ type addrPortConn interface {
 	WriteToUDPAddrPort([]byte, netip.AddrPort) (int, error)
 }
 
+// batchConn is a packet conn that carries several datagrams in a call, as those of an in-memory network may.
+type batchConn interface {
+	// ReadBatch waits for a datagram and fills in as many as it can without waiting.
+	ReadBatch(bufs [][]byte, sizes []int, from []netip.AddrPort) (int, error)
+	// WriteBatch sends each buffer as one datagram and returns how many it has sent.
+	WriteBatch(bufs [][]byte, to netip.AddrPort) (int, error)
+}
+
 // packetSocket is the socket of any system, over any net.PacketConn whose addresses are UDP addresses.
 type packetSocket struct {
 	pc    net.PacketConn
 	ap    addrPortConn // pc, or nil if it has no such methods
+	batch batchConn    // pc, or nil if it has no such methods
+	from  []netip.AddrPort
 	cache endpointCache
 }
 
 // newPacketSocket takes over pc.
 func newPacketSocket(pc net.PacketConn) *packetSocket {
-	ap, _ := pc.(addrPortConn)
-	return &packetSocket{pc: pc, ap: ap}
+	p := &packetSocket{pc: pc}
+	p.ap, _ = pc.(addrPortConn)
+	if p.batch, _ = pc.(batchConn); p.batch != nil {
+		p.from = make([]netip.AddrPort, receiveBatch)
+	}
+	return p
 }
 
 func (p *packetSocket) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
+	if p.batch != nil {
+		return p.receiveBatch(bufs, sizes, eps)
+	}
 	n, from, err := p.readFrom(bufs[0])
 	if err != nil || n == 0 {
 		return 0, err
@@ -69,6 +90,17 @@ func (p *packetSocket) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) 
 	sizes[0] = n
 	eps[0] = p.cache.get(endpointKey{dst: netip.AddrPortFrom(from.Addr().Unmap(), from.Port())})
 	return 1, nil
+}
+
+func (p *packetSocket) receiveBatch(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
+	n, err := p.batch.ReadBatch(bufs[:min(len(bufs), len(p.from))], sizes, p.from)
+	for i, from := range p.from[:n] {
+		eps[i] = p.cache.get(endpointKey{dst: netip.AddrPortFrom(from.Addr().Unmap(), from.Port())})
+	}
+	if n > 0 {
+		return n, nil // an error that lasts comes again in the next call
+	}
+	return 0, err
 }
 
 func (p *packetSocket) send(bufs [][]byte, to *endpoint, done <-chan struct{}) error {
@@ -86,10 +118,12 @@ func (p *packetSocket) send(bufs [][]byte, to *endpoint, done <-chan struct{}) e
 			}
 			armed = true
 		}
-		err := p.writeTo(bufs[0], to.dst)
+		n, err := p.write(bufs, to.dst)
+		bufs = bufs[n:]
 		switch {
+		case err == nil && n == 0:
+			return sendError(to, errors.New("the packet conn has sent nothing and says no reason"))
 		case err == nil:
-			bufs = bufs[1:]
 		case errors.Is(err, os.ErrDeadlineExceeded) && time.Now().Before(deadline):
 			armed = false // a Close has woken us, of our session or of another
 		default:
@@ -102,8 +136,11 @@ func (p *packetSocket) send(bufs [][]byte, to *endpoint, done <-chan struct{}) e
 func (p *packetSocket) setReadDeadline(t time.Time) error  { return p.pc.SetReadDeadline(t) }
 func (p *packetSocket) setWriteDeadline(t time.Time) error { return p.pc.SetWriteDeadline(t) }
 func (p *packetSocket) port() uint16                       { return localPort(p.pc) }
-func (p *packetSocket) batchSize() int                     { return 1 }
-func (p *packetSocket) close() error                       { return p.pc.Close() }
+
+// batchSize implements socket.
+func (p *packetSocket) batchSize() int { return max(1, len(p.from)) }
+
+func (p *packetSocket) close() error { return p.pc.Close() }
 
 func (p *packetSocket) setMark(mark uint32) error {
 	if mark != 0 {
@@ -127,13 +164,20 @@ func (p *packetSocket) readFrom(b []byte) (int, netip.AddrPort, error) {
 	return n, from, err
 }
 
-func (p *packetSocket) writeTo(b []byte, to netip.AddrPort) (err error) {
-	if p.ap != nil {
-		_, err = p.ap.WriteToUDPAddrPort(b, to)
-	} else {
-		_, err = p.pc.WriteTo(b, net.UDPAddrFromAddrPort(to))
+// write sends the first of bufs, or as many as it can, and returns how many that were.
+func (p *packetSocket) write(bufs [][]byte, to netip.AddrPort) (n int, err error) {
+	switch {
+	case p.batch != nil:
+		return p.batch.WriteBatch(bufs, to)
+	case p.ap != nil:
+		_, err = p.ap.WriteToUDPAddrPort(bufs[0], to)
+	default:
+		_, err = p.pc.WriteTo(bufs[0], net.UDPAddrFromAddrPort(to))
 	}
-	return err
+	if err != nil {
+		return 0, err
+	}
+	return 1, nil
 }
 
 func localPort(pc net.PacketConn) uint16 {
