@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.zx2c4.com/wireguard/device"
 )
 
 const (
@@ -25,8 +27,9 @@ const (
 	minMTU6 = 1280
 
 	// maxMTU is the largest inner packet that fits one UDP datagram over IPv4: 65,535 bytes less the headers of IPv4
-	// (20), UDP (8) and WireGuard's data message with its tag (32; WireGuard paper, section 5.4.6).
-	maxMTU = 65475
+	// (20), UDP (8) and WireGuard's data message with its tag (32; WireGuard paper, section 5.4.6). On some systems,
+	// Windows among them, the device's buffers are smaller.
+	maxMTU = min(65475, device.MaxContentSize)
 
 	// maxPeers is the device's own limit (device.MaxPeers).
 	maxPeers = 1 << 16
@@ -63,8 +66,8 @@ type Config struct {
 	// SearchDomains are the domains that are tried with names that are not fully qualified.
 	SearchDomains []string
 
-	// MTU is the largest packet inside the tunnel, in bytes: 576 to 65,475, and at least 1,280 with an IPv6 address.
-	// 0 means DefaultMTU.
+	// MTU is the largest packet inside the tunnel, in bytes: 576 to 65,475 (on Windows to 1,984), and at least
+	// 1,280 with an IPv6 address. 0 means DefaultMTU.
 	MTU int
 
 	// Peers are the hosts that this one talks to: at most 65,536, with at most 1,048,576 AllowedIPs in all. It may be
