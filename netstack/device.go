@@ -46,12 +46,14 @@ func (d *Device) Write(bufs [][]byte, offset int) (int, error) {
 		if len(buf) <= offset {
 			continue
 		}
-		packet := buf[offset:]
-		proto, src, ok := d.stack.inbound.check(packet)
+		proto, src, packet, ok := d.stack.inbound.check(buf[offset:])
 		if !ok {
 			continue
 		}
 		d.stack.silence.heard(src)
+		if packet == nil {
+			continue
+		}
 		pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(packet)})
 		delivered := d.stack.link.deliver(pkt, proto)
 		pkt.DecRef()

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"sync/atomic"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -15,20 +16,41 @@ import (
 
 // inbound decides which packets from the tunnel the stack gets to see. The device has authenticated the peer and
 // knows that the source is one of its allowed IPs; but a peer may be allowed everything, and may be hostile.
-// gVisor checks checksums, options, extension headers and fragments.
+// gVisor checks checksums, options and extension headers.
 type inbound struct {
-	own     *atomic.Pointer[ownAddresses]
-	dropped atomic.Uint64
+	own                    *atomic.Pointer[ownAddresses]
+	dropped                atomic.Uint64
+	fragments4, fragments6 reassembly
 }
 
-// check reports the protocol and the source of a packet, and whether it may pass.
-func (in *inbound) check(packet []byte) (tcpip.NetworkProtocolNumber, netip.Addr, bool) {
+// check reports the protocol and the source of a packet that may pass, and the packet that is to be delivered: the
+// one given, the one that it completes, or nil if it is a fragment and others are still missing.
+func (in *inbound) check(packet []byte) (proto tcpip.NetworkProtocolNumber, src netip.Addr, whole []byte, ok bool) {
 	proto, src, dst, ok := parseAddresses(packet)
-	if !ok || !in.validSource(src) || !validDestination(dst) {
-		in.dropped.Add(1)
-		return 0, netip.Addr{}, false
+	if ok = ok && in.validSource(src) && validDestination(dst); ok {
+		whole, ok = in.reassemble(packet, proto, src, dst)
 	}
-	return proto, src, true
+	if !ok {
+		in.dropped.Add(1)
+	}
+	return proto, src, whole, ok
+}
+
+func (in *inbound) reassemble(packet []byte, proto tcpip.NetworkProtocolNumber, src, dst netip.Addr) (whole []byte, ok bool) {
+	f, isFragment, ok := parseFragment(packet, proto, src, dst)
+	switch {
+	case !ok || !isFragment:
+		return packet, ok
+	case proto == ipv4.ProtocolNumber:
+		return in.fragments4.add(f, time.Now())
+	}
+	whole, ok = in.fragments6.add(f, time.Now())
+	if whole != nil {
+		if _, again, _ := parseFragment(whole, proto, src, dst); again {
+			return nil, false // a fragment inside of a fragment would reach gVisor's reassembly
+		}
+	}
+	return whole, ok
 }
 
 // parseAddresses checks the lengths in the IP header against the packet's and returns its addresses.

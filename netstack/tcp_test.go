@@ -206,6 +206,20 @@ func TestManyConnectionsInARow(t *testing.T) {
 	}
 }
 
+// What TIME_WAIT has cost is given back when it is over.
+func TestTimeWaitEnds(t *testing.T) {
+	a, b := newPair(t)
+	a.SetTimeWait(50 * time.Millisecond)
+	before := heap()
+	manyConnections(t, a, b, 2_000)
+	if !eventually(func() bool { return a.TimeWait() == 0 && a.Endpoints() == 0 && b.Endpoints() == 0 }) {
+		t.Errorf("%d in TIME_WAIT, %d and %d endpoints are left", a.TimeWait(), a.Endpoints(), b.Endpoints())
+	}
+	if after := heap(); after-before > 4<<20 {
+		t.Errorf("the heap has grown from %d to %d bytes", before, after)
+	}
+}
+
 func heap() int64 {
 	var m runtime.MemStats
 	runtime.GC()
