@@ -3,6 +3,9 @@
 package netstack
 
 import (
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
@@ -91,3 +94,11 @@ func (c *TCPConn) Keepalive() (on bool, idle, interval string, count int) {
 
 // NoDelay says whether Nagle's algorithm is off.
 func (c *TCPConn) NoDelay() bool { return !c.ep.SocketOptions().GetDelayOption() }
+
+// SetTimeWait shortens TIME_WAIT.
+func (s *Stack) SetTimeWait(d time.Duration) {
+	opt := tcpip.TCPTimeWaitTimeoutOption(d)
+	if err := s.stack.SetTransportProtocolOption(tcp.ProtocolNumber, &opt); err != nil {
+		panic(err.String())
+	}
+}

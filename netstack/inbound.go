@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"sync/atomic"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -15,10 +16,11 @@ import (
 
 // inbound decides which packets from the tunnel the stack gets to see. The device has authenticated the peer and
 // knows that the source is one of its allowed IPs; but a peer may be allowed everything, and may be hostile.
-// gVisor checks checksums, options, extension headers and fragments.
+// gVisor checks checksums, options and extension headers.
 type inbound struct {
-	own     *atomic.Pointer[ownAddresses]
-	dropped atomic.Uint64
+	own                    *atomic.Pointer[ownAddresses]
+	dropped                atomic.Uint64
+	fragments4, fragments6 reassembly
 }
 
 // inboundPacket is a packet that may be delivered, and what is known of it.
@@ -31,16 +33,41 @@ type inboundPacket struct {
 	ipLen, allLen int
 }
 
-// check fills p and reports whether the packet may pass.
+// check reports whether there is a packet to deliver, and fills p with it: the one given, or the one that it completes.
 func (in *inbound) check(p *inboundPacket, packet []byte) bool {
 	proto, src, dst, ok := parseAddresses(packet)
-	if !ok || !in.validSource(src) || !validDestination(dst) {
+	var whole []byte
+	if ok = ok && in.validSource(src) && validDestination(dst); ok {
+		whole, ok = in.reassemble(packet, proto, src, dst)
+	}
+	if !ok {
 		in.dropped.Add(1)
+	}
+	if !ok || whole == nil {
 		return false
 	}
-	*p = inboundPacket{packet: packet, proto: proto, src: src}
+	*p = inboundPacket{packet: whole, proto: proto, src: src}
 	p.parseSegment()
 	return true
+}
+
+// reassemble returns the packet that is to be delivered, or nil if it is a fragment and others are still missing, or
+// not a valid one.
+func (in *inbound) reassemble(packet []byte, proto tcpip.NetworkProtocolNumber, src, dst netip.Addr) (whole []byte, ok bool) {
+	f, isFragment, ok := parseFragment(packet, proto, src, dst)
+	switch {
+	case !ok || !isFragment:
+		return packet, ok
+	case proto == ipv4.ProtocolNumber:
+		return in.fragments4.add(f, time.Now())
+	}
+	whole, ok = in.fragments6.add(f, time.Now())
+	if whole != nil {
+		if _, again, _ := parseFragment(whole, proto, src, dst); again {
+			return nil, false // a fragment inside of a fragment would reach gVisor's reassembly
+		}
+	}
+	return whole, ok
 }
 
 // Source returns the source address of an IP packet. It reports false for what is not a whole, well-formed packet.

@@ -46,8 +46,7 @@ func (s *Stack) dialTCP(ctx context.Context, network string, laddr, raddr netip.
 	if err != nil {
 		return nil, s.failed("socket", err)
 	}
-	if laddr = s.withSource(laddr, raddr.Addr()); laddr.Addr().IsValid() || laddr.Port() != 0 {
-		// Bound only when there is a need: gVisor gives a bound socket a port of its own, whatever the destination.
+	if laddr = s.bindAddress(laddr, raddr.Addr()); laddr.IsValid() {
 		if err := ep.Bind(fullAddress(laddr)); err != nil {
 			ep.Close()
 			return nil, s.failed("bind", err)
@@ -60,14 +59,24 @@ func (s *Stack) dialTCP(ctx context.Context, network string, laddr, raddr netip.
 	return newTCPConn(s, network, ep, wq, raddr)
 }
 
-// withSource puts the source address into laddr that is used for dst, where it has none and one has to be named.
-func (s *Stack) withSource(laddr netip.AddrPort, dst netip.Addr) netip.AddrPort {
-	if !laddr.Addr().IsValid() || laddr.Addr().IsUnspecified() {
-		if source, ok := s.source6(dst); ok {
-			return netip.AddrPortFrom(source, laddr.Port())
-		}
+// bindAddress returns what a socket has to be bound to before it connects to dst, or the zero AddrPort for nothing: it
+// is bound only when there is a need, since gVisor gives a bound socket a port of its own, whatever the destination.
+// It is never bound to a wildcard: gVisor would forget to give the port back.
+func (s *Stack) bindAddress(laddr netip.AddrPort, dst netip.Addr) netip.AddrPort {
+	if laddr.Addr().IsValid() && !laddr.Addr().IsUnspecified() {
+		return laddr
 	}
-	return laddr
+	source, needed := s.source6(dst)
+	switch {
+	case needed:
+	case laddr.Port() == 0:
+		return netip.AddrPort{}
+	case s.isLocal(dst):
+		source = dst
+	default:
+		source = s.own.Load().source(dst)
+	}
+	return netip.AddrPortFrom(source, laddr.Port())
 }
 
 // abort ends an endpoint that nobody has got to see, in whatever state: a connection that came up meanwhile is reset.

@@ -56,7 +56,7 @@ func (s *Stack) dialUDP(ctx context.Context, network string, laddr, raddr netip.
 	if err != nil {
 		return nil, s.failed("socket", err)
 	}
-	if laddr = s.withSource(laddr, raddr.Addr()); laddr.Addr().IsValid() || laddr.Port() != 0 {
+	if laddr = s.bindAddress(laddr, raddr.Addr()); laddr.IsValid() {
 		if err := ep.Bind(fullAddress(laddr)); err != nil {
 			ep.Close()
 			return nil, s.failed("bind", err)
