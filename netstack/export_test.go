@@ -67,17 +67,24 @@ func (s *Stack) LinkQueue() LinkQueue {
 	l := s.link
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	waiting := false
+	for _, q := range l.queues {
+		waiting = waiting || q.room != nil
+	}
 	c := l.counts
-	return LinkQueue{c[classStream], c[classDatagram], c[classAck], c[classControl], l.dropped, l.room != nil}
+	return LinkQueue{c[classStream], c[classDatagram], c[classAck], c[classControl], l.dropped, waiting}
 }
 
 // SendRST puts an empty segment with the RST flag into the link's queue, as gVisor does.
 func (s *Stack) SendRST() error {
-	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{ReserveHeaderBytes: header.TCPMinimumSize})
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{ReserveHeaderBytes: header.IPv4MinimumSize + header.TCPMinimumSize})
 	defer pkt.DecRef()
 	pkt.TransportProtocolNumber = header.TCPProtocolNumber
 	h := header.TCP(pkt.TransportHeader().Push(header.TCPMinimumSize))
 	h.Encode(&header.TCPFields{DataOffset: header.TCPMinimumSize, Flags: header.TCPFlagRst})
+	pkt.NetworkProtocolNumber = header.IPv4ProtocolNumber
+	ip := header.IPv4(pkt.NetworkHeader().Push(header.IPv4MinimumSize))
+	ip.Encode(&header.IPv4Fields{TotalLength: uint16(pkt.Size()), Protocol: uint8(header.TCPProtocolNumber), TTL: 64})
 	var list stack.PacketBufferList
 	list.PushBack(pkt)
 	if _, err := s.link.WritePackets(list); err != nil {

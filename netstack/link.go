@@ -4,8 +4,9 @@ package netstack
 
 import (
 	"os"
-	"slices"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -13,67 +14,64 @@ import (
 )
 
 const (
-	// maxDatagramPackets is how many packets of UDP and ICMP echo requests may wait before their writers do.
-	maxDatagramPackets = 1024
-	// maxControlPackets is how many packets that nobody waits for (ICMP answers and errors, RST) may wait before
-	// new ones are dropped and counted.
-	maxControlPackets = 1024
-	// maxAckPackets is the same for TCP segments without data, which strangers can call forth (SYN-ACK, duplicate
-	// ACK). It is larger, since TCP has to repair what is lost.
-	maxAckPackets = 8192
+	// stallPause is how long nothing needs to be sent before the packets in flight are taken for lost: the device drops
+	// packets without a word, and they would never be counted as sent.
+	stallPause = 5 * time.Millisecond
+	// flushPause bounds the wait of close for the last packets.
+	flushPause = 100 * time.Millisecond
 )
 
-// packetClass says what bounds a packet in the link's queue.
-type packetClass uint8
-
-const (
-	classStream   packetClass = iota // TCP with data: bounded by TCP's send buffers
-	classDatagram                    // bounded by the writers, who wait in wait
-	classAck                         // TCP without data: bounded by dropping
-	classControl                     // bounded by dropping
-)
-
-// link is the stack's link endpoint: the queue between gVisor and the device's TUN reader.
+// link is the stack's link endpoint: the queues between gVisor and the device's TUN reader.
 //
 // Its invariants:
 //   - WritePackets never blocks: it runs inside of the device's own write path too, for echo replies and RSTs;
-//   - every packet in the queue has one reference that the queue owns;
-//   - once closed, nothing is put into the queue and no writer waits for it;
+//   - every packet in a queue has one reference that the queue owns;
+//   - queues are served in turn, a batch each, so no peer's traffic waits for all of another's;
+//   - a peer without a session gets nothing into the device, where it would take 64 KiB a packet;
+//   - once closed, nothing is put into a queue and no writer waits for it;
 //   - nobody ever sends on a channel that may be closed: wake is never closed, done is closed once.
 type link struct {
 	mtu     uint32
 	done    <-chan struct{} // the stack's: closed when it is
 	wake    chan struct{}   // holds one token when there may be something to read
 	silence *silenceWatch
+	routes  *atomic.Pointer[routeTable]
+	begin   time.Time // where the link's time begins
+	// needSession is Config.NeedSession, maxInFlight Config.MaxInFlight.
+	needSession func(PeerID)
+	maxInFlight int
 	// endpoints are gVisor's for IPv4 and IPv6 on this link. Set once, before the first packet.
 	endpoints map[tcpip.NetworkProtocolNumber]stack.NetworkEndpoint
 
-	// readMu guards reading, copied and segmenter, and lets one device's reader at a time copy. Lock order: readMu, mu.
-	readMu sync.Mutex
-	// reading is what the reader has taken over; of that, the first copied packets are gone.
-	reading   []queued
-	copied    int
+	// readMu guards reading and segmenter, and lets one device's reader at a time copy. Lock order: readMu, mu.
+	readMu    sync.Mutex
+	reading   []queued // taken out of a queue and not written yet
 	segmenter segmenter
 
-	mu    sync.Mutex // guards what follows
-	queue []queued
-	// counts are the packets of each class in queue and in reading that are not copied yet.
-	counts [classControl + 1]int
-	// room is closed, and taken away, when the queue has room again for datagrams. Nil when nobody waits.
-	room       chan struct{}
+	mu     sync.Mutex // guards what follows
+	queues map[PeerID]*peerQueue
+	ready  []*peerQueue // those that have packets and a session, in turn
+	wanted []PeerID     // those that have packets and no session, to be reported
+	// counts are the packets of each class in all queues.
+	counts     [classes]int
+	taking     bool          // packets are out of their queues and not in inFlight yet
+	inFlight   int           // packets read and not sent yet
+	sentAt     time.Duration // the last time that any were sent, or inFlight was given up
+	idle       chan struct{} // closed, and taken away, when nothing waits or is in flight. Nil when nobody asks.
 	closed     bool
-	dropped    uint64 // packets that found their class's place in the queue full
+	dropped    uint64 // packets that found no place in their queue, or no peer
 	dispatcher stack.NetworkDispatcher
 }
 
-type queued struct {
-	pkt   *stack.PacketBuffer
-	class packetClass
+func newLink(s *Stack, cfg Config) *link {
+	return &link{
+		mtu: uint32(cfg.MTU), done: s.done, wake: make(chan struct{}, 1), silence: s.silence, routes: &s.routes,
+		begin: time.Now(), needSession: cfg.NeedSession, maxInFlight: cfg.MaxInFlight, queues: map[PeerID]*peerQueue{},
+		endpoints: map[tcpip.NetworkProtocolNumber]stack.NetworkEndpoint{},
+	}
 }
 
-func newLink(mtu int, done <-chan struct{}, silence *silenceWatch) *link {
-	return &link{mtu: uint32(mtu), done: done, wake: make(chan struct{}, 1), silence: silence}
-}
+func (l *link) now() time.Duration { return time.Since(l.begin) }
 
 // WritePackets implements [stack.LinkWriter].
 func (l *link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
@@ -119,175 +117,285 @@ func (l *link) notify() {
 	}
 }
 
-// The caller holds l.mu.
+// The caller holds l.mu, as for all methods that end in Locked.
 func (l *link) pushLocked(pkt *stack.PacketBuffer) bool {
 	class := classify(pkt)
-	if class == classControl && l.counts[class] >= maxControlPackets || class == classAck && l.counts[class] >= maxAckPackets {
+	peer, ok := l.routes.Load().lookup(netipAddr(pkt.Network().DestinationAddress()))
+	if !ok || class == classControl && l.counts[class] >= maxControlPackets || class == classAck && l.counts[class] >= maxAckPackets {
 		l.dropped++
 		return false
 	}
+	q := l.queueLocked(peer)
 	l.counts[class]++
-	l.queue = append(l.queue, queued{pkt.IncRef(), class})
+	q.push(queued{pkt.IncRef(), class})
+	l.offerLocked(q)
 	return true
 }
 
-func classify(pkt *stack.PacketBuffer) packetClass {
-	switch transportOf(pkt) {
-	case header.TCPProtocolNumber:
-		switch h := header.TCP(pkt.TransportHeader().Slice()); {
-		case len(h) >= header.TCPMinimumSize && h.Flags().Contains(header.TCPFlagRst):
-			return classControl
-		case pkt.Data().Size() == 0:
-			return classAck
-		}
-		return classStream
-	case header.UDPProtocolNumber:
-		return classDatagram
+func (l *link) queueLocked(peer PeerID) *peerQueue {
+	q := l.queues[peer]
+	if q == nil {
+		q = &peerQueue{peer: peer}
+		l.queues[peer] = q
 	}
-	// Our own echo requests are never fragments; the answer to a stranger's may be one.
-	if isEchoRequest(pkt) {
-		return classDatagram
-	}
-	return classControl
+	return q
 }
 
-// transportOf is a packet's transport protocol, also of a fragment, which gVisor does not mark.
-func transportOf(pkt *stack.PacketBuffer) tcpip.TransportProtocolNumber {
-	if pkt.TransportProtocolNumber != 0 {
-		return pkt.TransportProtocolNumber
+// offerLocked gives a queue that has packets its turn, or, without a session, cuts it down and has one asked for.
+func (l *link) offerLocked(q *peerQueue) {
+	if q.ready || q.len() == 0 {
+		return
 	}
-	h := pkt.NetworkHeader().Slice()
-	switch {
-	case pkt.NetworkProtocolNumber == header.IPv4ProtocolNumber && len(h) >= header.IPv4MinimumSize:
-		return header.IPv4(h).TransportProtocol()
-	case pkt.NetworkProtocolNumber == header.IPv6ProtocolNumber && len(h) > header.IPv6MinimumSize:
-		return tcpip.TransportProtocolNumber(h[header.IPv6MinimumSize]) // the fragment header's next header
+	if l.openLocked(q) {
+		q.ready = true
+		l.ready = append(l.ready, q)
+		return
 	}
-	return 0
+	for q.len() > maxWaiting {
+		l.dropLocked(q)
+	}
+	q.release()
+	if now := l.now(); q.asked == 0 || now-q.asked >= askPause {
+		q.asked = now
+		l.wanted = append(l.wanted, q.peer)
+	}
 }
 
-func isEchoRequest(pkt *stack.PacketBuffer) bool {
-	h := pkt.TransportHeader().Slice()
-	if len(h) == 0 {
-		return false
-	}
-	switch pkt.TransportProtocolNumber {
-	case header.ICMPv4ProtocolNumber:
-		return header.ICMPv4Type(h[0]) == header.ICMPv4Echo
-	case header.ICMPv6ProtocolNumber:
-		return header.ICMPv6Type(h[0]) == header.ICMPv6EchoRequest
-	}
-	return false
+// openLocked says whether packets may go to the queue's peer.
+func (l *link) openLocked(q *peerQueue) bool { return l.needSession == nil || q.session > l.now() }
+
+func (l *link) dropLocked(q *peerQueue) {
+	p := q.pop()
+	l.counts[p.class]--
+	l.dropped++
+	p.pkt.DecRef()
 }
 
-// wait returns nil when there is room for a datagram, else a channel that is closed when there may be.
-// The bound may be passed by what the writers that saw room at the same time put in, a datagram each.
-func (l *link) wait() <-chan struct{} {
+// setSession says until when the device has a session with a peer, in the link's time.
+func (l *link) setSession(peer PeerID, until time.Duration) {
+	l.mu.Lock()
+	q := l.queueLocked(peer)
+	q.session, q.asked = until, 0
+	l.offerLocked(q)
+	l.mu.Unlock()
+	l.notify()
+}
+
+// retain forgets peers that have no route any more, and their packets.
+func (l *link) retain(routes []Route) {
+	keep := make(map[PeerID]bool, len(routes))
+	for _, r := range routes {
+		keep[r.Peer] = true
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.counts[classDatagram] < maxDatagramPackets || l.closed {
-		return nil
+	for peer, q := range l.queues {
+		if !keep[peer] {
+			l.emptyLocked(q, func(queued) bool { return false })
+			delete(l.queues, peer)
+		}
 	}
-	if l.room == nil {
-		l.room = make(chan struct{})
-	}
-	return l.room
 }
 
-// read waits until there are packets, closed is closed or the stack is, and copies as many packets as bufs has
-// place for, each at offset into its buffer. After the stack's end it still returns what close has left.
-func (l *link) read(bufs [][]byte, sizes []int, offset int, closed <-chan struct{}) (int, error) {
+// emptyLocked drops what keep does not want to keep.
+func (l *link) emptyLocked(q *peerQueue, keep func(queued) bool) {
+	for range q.len() {
+		p := q.pop()
+		if keep(p) {
+			q.push(p)
+			continue
+		}
+		l.counts[p.class]--
+		p.pkt.DecRef()
+	}
+	q.release()
+}
+
+// wait returns nil when there is room for a datagram to a peer, else a channel that is closed when there may be. The
+// bound may be passed by what the writers that saw room at the same time put in, a datagram each.
+func (l *link) wait(peer PeerID) <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	q := l.queues[peer]
+	if q == nil || q.datagrams < maxDatagramPackets || l.closed || !l.openLocked(q) {
+		return nil
+	}
+	if q.room == nil {
+		q.room = make(chan struct{})
+	}
+	return q.room
+}
+
+// read waits until there are packets, closed is closed or the stack is, and writes as many packets as bufs has place
+// for, each at offset into its buffer. After the stack's end it still returns what close has left. The stall timer is
+// the caller's, and not running.
+func (l *link) read(bufs [][]byte, sizes []int, offset int, closed <-chan struct{}, stall *time.Timer) (int, error) {
 	for {
 		if isClosed(closed) {
 			l.notify() // the token that woke us may have been meant for the reader of the next facade
 			return 0, os.ErrClosed
 		}
-		if n := l.take(bufs, sizes, offset); n > 0 {
+		l.askForSessions()
+		n, full := l.take(bufs, sizes, offset)
+		if n > 0 {
 			return n, nil
+		}
+		if full {
+			stall.Reset(stallPause)
 		}
 		select {
 		case <-l.wake:
+		case <-stall.C: // runs only if full
+			l.giveUp()
 		case <-closed:
 		case <-l.done:
-			if n := l.take(bufs, sizes, offset); n > 0 {
+			if n, _ := l.take(bufs, sizes, offset); n > 0 {
 				return n, nil
 			}
 			return 0, os.ErrClosed
 		}
+		stall.Stop()
 	}
 }
 
-func (l *link) take(bufs [][]byte, sizes []int, offset int) int {
+func (l *link) askForSessions() {
+	l.mu.Lock()
+	wanted := l.wanted
+	l.wanted = nil
+	l.mu.Unlock()
+	for _, peer := range wanted {
+		l.needSession(peer)
+	}
+}
+
+// take writes what there is and returns how many packets that were. full says that there is more, and too much in
+// flight already.
+func (l *link) take(bufs [][]byte, sizes []int, offset int) (n int, full bool) {
 	l.readMu.Lock()
 	defer l.readMu.Unlock()
-	var taken [classControl + 1]int
-	n := 0
-	for ; n < len(bufs); n++ {
+	if l.full() {
+		return 0, true
+	}
+	for n < len(bufs) {
 		if !l.segmenter.busy() {
-			q, ok := l.nextLocked()
-			if !ok {
+			if len(l.reading) == 0 && !l.refill(len(bufs)-n) {
 				break
 			}
-			taken[q.class]++
-			l.segmenter.start(q.pkt)
+			l.segmenter.start(l.reading[0].pkt)
+			l.reading[0] = queued{}
+			l.reading = l.reading[1:]
 		}
-		sizes[n] = l.segmenter.next(bufs[n][offset:])
+		if size := l.segmenter.next(bufs[n][offset:]); size > 0 {
+			sizes[n] = size
+			n++
+		}
 	}
-	if n == 0 {
-		return 0
-	}
-
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for class, count := range taken {
-		l.counts[class] -= count
+	l.taking = false
+	if l.maxInFlight > 0 {
+		l.inFlight += n
 	}
-	if l.room != nil && l.counts[classDatagram] < maxDatagramPackets/2 {
-		close(l.room)
-		l.room = nil
-	}
-	return n
+	l.checkIdleLocked()
+	return n, false
 }
 
-// nextLocked takes the next packet from the reader's slice. The caller holds l.readMu.
-func (l *link) nextLocked() (queued, bool) {
-	if l.copied == len(l.reading) {
-		// The two slices take turns: what the writers fill and what the reader empties.
-		l.mu.Lock()
-		l.queue, l.reading, l.copied = l.reading[:0], l.queue, 0
-		l.mu.Unlock()
-		if len(l.reading) == 0 {
-			return queued{}, false
+func (l *link) full() bool {
+	if l.maxInFlight == 0 {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.inFlight >= l.maxInFlight
+}
+
+// refill moves up to n packets of the peer whose turn it is into reading, which is empty. The caller holds l.readMu.
+func (l *link) refill(n int) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.reading = l.reading[:0]
+	for len(l.ready) > 0 && len(l.reading) == 0 {
+		q := l.ready[0]
+		l.ready[0] = nil
+		l.ready = l.ready[1:]
+		q.ready = false
+		if l.openLocked(q) {
+			for range min(n, q.len()) {
+				p := q.pop()
+				l.counts[p.class]--
+				l.reading = append(l.reading, p)
+			}
 		}
+		l.offerLocked(q)
 	}
-	q := l.reading[l.copied]
-	l.reading[l.copied] = queued{}
-	l.copied++
-	return q, true
+	l.taking = len(l.reading) > 0
+	return l.taking
 }
 
-// close lets every writer that waits for room go and empties the queue, but for control packets: the RSTs by which
-// the other sides learn of the end, should there still be a reader. See Stack.Close for the order.
+// sent notes that n packets that were read have left, or more: handshakes and keepalives are not told apart.
+func (l *link) sent(n int) {
+	l.mu.Lock()
+	wasFull := l.inFlight >= l.maxInFlight
+	l.inFlight = max(0, l.inFlight-n)
+	l.sentAt = l.now()
+	nowFull := l.inFlight >= l.maxInFlight
+	l.checkIdleLocked()
+	l.mu.Unlock()
+	if wasFull && !nowFull {
+		l.notify()
+	}
+}
+
+// giveUp takes what is in flight for lost if nothing has been sent for a while.
+func (l *link) giveUp() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if now := l.now(); now-l.sentAt >= stallPause {
+		l.inFlight, l.sentAt = 0, now
+		l.checkIdleLocked()
+	}
+}
+
+func (l *link) checkIdleLocked() {
+	if l.idle != nil && len(l.ready) == 0 && !l.taking && l.inFlight == 0 {
+		close(l.idle)
+		l.idle = nil
+	}
+}
+
+// close lets every writer that waits for room go and empties the queues, but for control packets to peers with a
+// session: the RSTs by which the other sides learn of the end. If somebody counts what is sent, it waits for them a
+// moment. See Stack.Close for the order.
 func (l *link) close() {
 	l.readMu.Lock()
-	defer l.readMu.Unlock()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.closed = true
 	l.segmenter.drop()
-	var last []queued
-	for _, q := range slices.Concat(l.reading[l.copied:], l.queue) {
-		if q.class == classControl {
-			last = append(last, q)
-		} else {
-			q.pkt.DecRef()
-		}
+	for _, p := range l.reading {
+		p.pkt.DecRef()
 	}
-	l.reading, l.copied, l.queue = nil, 0, last
-	l.counts = [classControl + 1]int{classControl: len(last)}
-	if l.room != nil {
-		close(l.room)
-		l.room = nil
+	l.reading = nil
+	l.mu.Lock()
+	l.closed = true
+	last := false
+	for _, q := range l.queues {
+		open := l.openLocked(q)
+		l.emptyLocked(q, func(p queued) bool { return open && p.class == classControl })
+		last = last || q.len() > 0
+	}
+	var idle chan struct{}
+	if last && l.maxInFlight > 0 {
+		idle = make(chan struct{})
+		l.idle = idle
+	}
+	l.mu.Unlock()
+	l.readMu.Unlock()
+	if idle == nil {
+		return
+	}
+	timer := time.NewTimer(flushPause)
+	defer timer.Stop()
+	select {
+	case <-idle:
+	case <-timer.C:
 	}
 }
 

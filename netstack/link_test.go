@@ -237,7 +237,7 @@ func TestLastPackets(t *testing.T) {
 	}
 	d := s.Device()
 	bufs, sizes := [][]byte{make([]byte, 100), make([]byte, 100)}, make([]int, 2)
-	if n, err := d.Read(bufs, sizes, 0); n != 1 || err != nil || sizes[0] != header.TCPMinimumSize {
+	if n, err := d.Read(bufs, sizes, 0); n != 1 || err != nil || sizes[0] != header.IPv4MinimumSize+header.TCPMinimumSize {
 		t.Errorf("read %d packets, the first of %d bytes, %v", n, sizes[0], err)
 	}
 	if n, err := d.Read(bufs, sizes, 0); n != 0 || !errors.Is(err, os.ErrClosed) {

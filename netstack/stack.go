@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -56,6 +57,12 @@ type Config struct {
 	// with growing pauses while packets to that peer go on unanswered, each time in a goroutine of its own for which
 	// [Stack.Close] waits. It must not call Close.
 	Silent func(PeerID)
+	// NeedSession, if not nil, makes packets to a peer wait, at most 16 of them, until [Stack.SetSession] says that there
+	// is a session with it. It is called when packets wait, at most once a second for each peer, from the goroutine that
+	// reads the [Device].
+	NeedSession func(PeerID)
+	// MaxInFlight, if not 0, bounds the packets that Device.Read has returned and [Stack.Sent] was not told of.
+	MaxInFlight int
 }
 
 // Stack is a TCP/IP host inside the process. Its methods are safe for concurrent use.
@@ -105,7 +112,7 @@ func New(cfg Config) (*Stack, error) {
 	s.own.Store(own)
 	s.inbound.own = &s.own
 	s.silence = newSilenceWatch(&s.routes, cfg.Silent)
-	s.link = newLink(cfg.MTU, s.done, s.silence)
+	s.link = newLink(s, cfg)
 	s.stack = stack.New(stack.Options{
 		NetworkProtocols: []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
 		TransportProtocols: []stack.TransportProtocolFactory{
@@ -127,7 +134,6 @@ func (s *Stack) setUp(own *ownAddresses) error {
 	if err := s.stack.CreateNIC(tunnelNIC, s.link); err != nil {
 		return fmt.Errorf("netstack: create the tunnel's interface: %v", err)
 	}
-	s.link.endpoints = map[tcpip.NetworkProtocolNumber]stack.NetworkEndpoint{}
 	for _, proto := range []tcpip.NetworkProtocolNumber{ipv4.ProtocolNumber, ipv6.ProtocolNumber} {
 		ep, err := s.stack.GetNetworkEndpoint(tunnelNIC, proto)
 		if err != nil {
@@ -209,6 +215,7 @@ func (s *Stack) SetRoutes(routes []Route) {
 		}
 	}
 	s.silence.retain(routes)
+	s.link.retain(routes)
 }
 
 // PeerFor returns the peer that serves addr. It reports false for the stack's own addresses, the loopback's, and
@@ -224,6 +231,16 @@ func (s *Stack) PeerFor(addr netip.Addr) (PeerID, bool) {
 // Resend sends the first packets of conversations (SYN, echo request) that a peer has not answered again. It is
 // for the moment in which a new session with a peer is up that was reported as silent, and had restarted.
 func (s *Stack) Resend(peer PeerID) { s.link.resend(s.silence.take(peer)) }
+
+// SetSession says until when the device has a session with a peer. The zero time means that there is none.
+// It has an effect only if [Config.NeedSession] is set.
+func (s *Stack) SetSession(peer PeerID, until time.Time) {
+	s.link.setSession(peer, until.Sub(s.link.begin))
+}
+
+// Sent says that n packets that Device.Read had returned have left: see [Config.MaxInFlight]. More than there were does
+// no harm. What the device has dropped need not be told: after 5 ms with nothing sent it is taken for lost.
+func (s *Stack) Sent(n int) { s.link.sent(n) }
 
 // Close ends the stack: its connections are aborted (the other side sees a reset, if that packet still leaves),
 // its listeners closed, everything that waits returns [net.ErrClosed]. It returns when all goroutines of the stack

@@ -201,11 +201,11 @@ func (c *UDPConn) send(b []byte, to netip.AddrPort, opts tcpip.WriteOptions) (in
 	if !c.stack.reachable(to.Addr()) {
 		return 0, c.opError("write", to, os.NewSyscallError("sendto", syscall.ENETUNREACH))
 	}
-	local := c.stack.isLocal(to.Addr())
+	peer, remote := c.stack.PeerFor(to.Addr())
 	for {
 		var room <-chan struct{}
-		if !local {
-			room = c.stack.link.wait()
+		if remote {
+			room = c.stack.link.wait(peer)
 		}
 		if room == nil {
 			c.write.payload.b = b
