@@ -3,13 +3,21 @@
 package netstack
 
 import (
-	"io"
+	"os"
+	"sync"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/log"
 )
 
-// gVisor writes warnings to the process's standard error, some of which a stranger's packet causes. A library does not
-// print, and gVisor has no logger for each stack: what matters is in return values and counters.
-func init() {
-	log.SetTarget(log.GoogleEmitter{Writer: &log.Writer{Next: io.Discard}})
-}
+// quiet keeps gVisor from printing to the standard error, which it does by default, and for packets that a stranger
+// can send. The logger is the whole process's: a program that has set one of its own keeps it.
+var quiet = sync.OnceFunc(func() {
+	if e, ok := log.Log().Emitter.(log.GoogleEmitter); ok && e.Writer != nil && e.Next == os.Stderr {
+		log.SetTarget(discard{})
+	}
+})
+
+type discard struct{}
+
+func (discard) Emit(int, log.Level, time.Time, string, ...any) {}
