@@ -96,7 +96,7 @@ func (p *inboundPacket) follows(last, first *inboundPacket) bool {
 		return false
 	}
 	a, b := last.tcp(), p.tcp()
-	return !a.Flags().Contains(header.TCPFlagPsh) &&
+	return !a.Flags().Contains(header.TCPFlagPsh) && a[header.TCPDataOffset] == b[header.TCPDataOffset] && // and reserved bits
 		len(last.payload()) == len(first.payload()) && len(p.payload()) <= len(first.payload()) &&
 		b.SequenceNumber() == a.SequenceNumber()+uint32(len(last.payload())) &&
 		a.SourcePort() == b.SourcePort() && a.DestinationPort() == b.DestinationPort() &&

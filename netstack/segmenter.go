@@ -20,7 +20,8 @@ const maxHeaders = 60 + 60
 // Its invariants:
 //   - it has one packet at a time, and writes it in order and whole, over as many calls as it takes;
 //   - each packet that it writes is complete by itself: lengths, IPv4 ID and checksum, sequence number, TCP checksum;
-//   - FIN and PSH are on the last one only (RFC 9293, section 3.9.1), everything else of the header is on each;
+//   - FIN and PSH are on the last one only (RFC 9293, section 3.9.1), everything else of the header is on each (CWR,
+//     which belongs on the first one only, is never there: gVisor does not speak ECN);
 //   - it never changes the packet, which TCP may send again.
 type segmenter struct {
 	pkt  *stack.PacketBuffer // nil when there is nothing to write
@@ -69,15 +70,24 @@ func (s *segmenter) start(pkt *stack.PacketBuffer) {
 // busy says whether there is something left to write.
 func (s *segmenter) busy() bool { return s.pkt != nil }
 
-// next writes the next packet to dst and returns its size. After the last one it lets the packet go.
+// next writes the next packet to dst and returns its size. After the last one it lets the packet go. What dst has no
+// place for is dropped whole, and the size is 0, which the device skips: half a packet is of no use to anybody.
 func (s *segmenter) next(dst []byte) int {
 	if s.ipLen == 0 {
-		n := s.copy(dst[:min(s.left, len(dst))])
+		n := s.left
+		if n > len(dst) {
+			n = 0
+		}
+		s.copy(dst[:n])
 		s.done()
 		return n
 	}
 	payload := min(s.left, s.mss)
 	size := s.allLen + payload
+	if size > len(dst) {
+		s.done()
+		return 0
+	}
 	packet := dst[:size]
 	copy(packet, s.header[:s.allLen])
 	s.copy(packet[s.allLen:])
