@@ -3,8 +3,6 @@
 package netstack
 
 import (
-	"encoding/binary"
-
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -38,7 +36,7 @@ type segmenter struct {
 	seq           uint32
 	id            uint16
 	last          header.TCPFlags // the flags of the last packet
-	addressesSum  uint16          // the pseudo header's checksum without the length
+	pseudoSum     uint16
 }
 
 // start takes the packet in, with the caller's reference. The one before must be done.
@@ -60,8 +58,7 @@ func (s *segmenter) start(pkt *stack.PacketBuffer) {
 	}
 	ip, tcp := s.header[:ipLen], header.TCP(s.header[ipLen:s.allLen])
 	s.seq, s.last = tcp.SequenceNumber(), tcp.Flags()
-	net := pkt.Network()
-	s.addressesSum = header.PseudoHeaderChecksum(header.TCPProtocolNumber, net.SourceAddress(), net.DestinationAddress(), 0)
+	s.pseudoSum = pseudoSum(ip)
 	if isIPv4(ip) {
 		s.id = header.IPv4(ip).ID()
 	}
@@ -123,9 +120,19 @@ func (s *segmenter) complete(packet []byte, last bool) {
 		tcp.SetFlags(uint8(s.last &^ (header.TCPFlagFin | header.TCPFlagPsh)))
 	}
 	tcp.SetChecksum(0)
-	var length [2]byte
-	binary.BigEndian.PutUint16(length[:], uint16(len(segment)))
-	tcp.SetChecksum(^checksum.Checksum(segment, checksum.Checksum(length[:], s.addressesSum)))
+	tcp.SetChecksum(^segmentSum(segment, s.pseudoSum))
+}
+
+// pseudoSum is the sum over the pseudo header without the segment's length (RFC 9293, section 3.1; RFC 8200, section
+// 8.1). gVisor sends no routing header, and the coalescer lets none in: the destination is the IP header's.
+func pseudoSum(packet []byte) uint16 {
+	return checksum.Checksum(addresses(packet), uint16(header.TCPProtocolNumber))
+}
+
+// segmentSum adds the segment and its length: 0xffff if the checksum in it is right, the complement of what belongs
+// there if it is 0.
+func segmentSum(segment []byte, pseudoSum uint16) uint16 {
+	return checksum.Checksum(segment, checksum.Combine(pseudoSum, uint16(len(segment))))
 }
 
 // copy fills dst with what comes next in the packet, and returns how much that was.
