@@ -5,6 +5,7 @@ package netstack
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -245,3 +246,23 @@ func alike(b []byte, ipLen, allLen int) []byte {
 	clear(h[ipLen+16 : ipLen+18])
 	return h
 }
+
+// CheckOutbound says what is wrong with a packet that a stack gave to the device, if it has no fragment in it.
+func CheckOutbound(b []byte, mtu int) error {
+	ipLen, proto, length := 40, b[6], 0
+	if b[0]>>4 == 4 {
+		ipLen, proto, length = 20, b[9], int(binary.BigEndian.Uint16(b[2:]))
+	} else {
+		length = 40 + int(binary.BigEndian.Uint16(b[4:]))
+	}
+	switch {
+	case len(b) > mtu || length != len(b):
+		return fmt.Errorf("a packet of %d bytes says %d, the MTU is %d", len(b), length, mtu)
+	case proto == 6 && !checksumsRight(b, ipLen):
+		return fmt.Errorf("a wrong checksum: %x", head(b))
+	}
+	return nil
+}
+
+// ChecksumErrors counts the TCP segments that gVisor itself found to be wrong.
+func (s *Stack) ChecksumErrors() uint64 { return s.stack.Stats().TCP.ChecksumErrors.Value() }
