@@ -4,9 +4,7 @@ package netstack
 
 import (
 	"bytes"
-	"encoding/binary"
 
-	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 )
 
@@ -51,23 +49,18 @@ func (p *inboundPacket) isSegment() bool   { return p.allLen > 0 }
 func (p *inboundPacket) tcp() header.TCP   { return header.TCP(p.packet[p.ipLen:p.allLen]) }
 func (p *inboundPacket) payload() []byte   { return p.packet[p.allLen:] }
 func (p *inboundPacket) options() []byte   { return p.packet[p.ipLen+header.TCPMinimumSize : p.allLen] }
-func (p *inboundPacket) addresses() []byte { return addresses(p.packet, p.ipLen) }
+func (p *inboundPacket) addresses() []byte { return addresses(p.packet) }
 
-// addresses are source and destination, which end both kinds of IP header.
-func addresses(packet []byte, ipLen int) []byte {
+// addresses are source and destination, side by side in both kinds of IP header.
+func addresses(packet []byte) []byte {
 	if isIPv4(packet) {
-		return packet[ipLen-8 : ipLen]
+		return packet[12:20]
 	}
-	return packet[ipLen-32 : ipLen]
+	return packet[8:40]
 }
 
 func checksumValid(packet []byte, ipLen int) bool {
-	segment := packet[ipLen:]
-	var pseudo [4]byte // protocol and length, as the pseudo header has them (RFC 9293, section 3.1)
-	pseudo[1] = uint8(header.TCPProtocolNumber)
-	binary.BigEndian.PutUint16(pseudo[2:], uint16(len(segment)))
-	sum := checksum.Checksum(pseudo[:], checksum.Checksum(addresses(packet, ipLen), 0))
-	return checksum.Checksum(segment, sum) == 0xffff
+	return segmentSum(packet[ipLen:], pseudoSum(packet)) == 0xffff
 }
 
 // coalesce finds the run that begins with the first packet. It returns how many packets are in it, and the size of the
@@ -96,7 +89,7 @@ func (p *inboundPacket) follows(last, first *inboundPacket) bool {
 		return false
 	}
 	a, b := last.tcp(), p.tcp()
-	return !a.Flags().Contains(header.TCPFlagPsh) &&
+	return !a.Flags().Contains(header.TCPFlagPsh) && a[header.TCPDataOffset] == b[header.TCPDataOffset] && // and reserved bits
 		len(last.payload()) == len(first.payload()) && len(p.payload()) <= len(first.payload()) &&
 		b.SequenceNumber() == a.SequenceNumber()+uint32(len(last.payload())) &&
 		a.SourcePort() == b.SourcePort() && a.DestinationPort() == b.DestinationPort() &&

@@ -3,8 +3,6 @@
 package netstack
 
 import (
-	"encoding/binary"
-
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -20,7 +18,8 @@ const maxHeaders = 60 + 60
 // Its invariants:
 //   - it has one packet at a time, and writes it in order and whole, over as many calls as it takes;
 //   - each packet that it writes is complete by itself: lengths, IPv4 ID and checksum, sequence number, TCP checksum;
-//   - FIN and PSH are on the last one only (RFC 9293, section 3.9.1), everything else of the header is on each;
+//   - FIN and PSH are on the last one only (RFC 9293, section 3.9.1), everything else of the header is on each (CWR,
+//     which belongs on the first one only, is never there: gVisor does not speak ECN);
 //   - it never changes the packet, which TCP may send again.
 type segmenter struct {
 	pkt  *stack.PacketBuffer // nil when there is nothing to write
@@ -37,7 +36,7 @@ type segmenter struct {
 	seq           uint32
 	id            uint16
 	last          header.TCPFlags // the flags of the last packet
-	addressesSum  uint16          // the pseudo header's checksum without the length
+	pseudoSum     uint16
 }
 
 // start takes the packet in, with the caller's reference. The one before must be done.
@@ -59,8 +58,7 @@ func (s *segmenter) start(pkt *stack.PacketBuffer) {
 	}
 	ip, tcp := s.header[:ipLen], header.TCP(s.header[ipLen:s.allLen])
 	s.seq, s.last = tcp.SequenceNumber(), tcp.Flags()
-	net := pkt.Network()
-	s.addressesSum = header.PseudoHeaderChecksum(header.TCPProtocolNumber, net.SourceAddress(), net.DestinationAddress(), 0)
+	s.pseudoSum = pseudoSum(ip)
 	if isIPv4(ip) {
 		s.id = header.IPv4(ip).ID()
 	}
@@ -69,15 +67,24 @@ func (s *segmenter) start(pkt *stack.PacketBuffer) {
 // busy says whether there is something left to write.
 func (s *segmenter) busy() bool { return s.pkt != nil }
 
-// next writes the next packet to dst and returns its size. After the last one it lets the packet go.
+// next writes the next packet to dst and returns its size. After the last one it lets the packet go. What dst has no
+// place for is dropped whole, and the size is 0, which the device skips: half a packet is of no use to anybody.
 func (s *segmenter) next(dst []byte) int {
 	if s.ipLen == 0 {
-		n := s.copy(dst[:min(s.left, len(dst))])
+		n := s.left
+		if n > len(dst) {
+			n = 0
+		}
+		s.copy(dst[:n])
 		s.done()
 		return n
 	}
 	payload := min(s.left, s.mss)
 	size := s.allLen + payload
+	if size > len(dst) {
+		s.done()
+		return 0
+	}
 	packet := dst[:size]
 	copy(packet, s.header[:s.allLen])
 	s.copy(packet[s.allLen:])
@@ -113,9 +120,19 @@ func (s *segmenter) complete(packet []byte, last bool) {
 		tcp.SetFlags(uint8(s.last &^ (header.TCPFlagFin | header.TCPFlagPsh)))
 	}
 	tcp.SetChecksum(0)
-	var length [2]byte
-	binary.BigEndian.PutUint16(length[:], uint16(len(segment)))
-	tcp.SetChecksum(^checksum.Checksum(segment, checksum.Checksum(length[:], s.addressesSum)))
+	tcp.SetChecksum(^segmentSum(segment, s.pseudoSum))
+}
+
+// pseudoSum is the sum over the pseudo header without the segment's length (RFC 9293, section 3.1; RFC 8200, section
+// 8.1). gVisor sends no routing header, and the coalescer lets none in: the destination is the IP header's.
+func pseudoSum(packet []byte) uint16 {
+	return checksum.Checksum(addresses(packet), uint16(header.TCPProtocolNumber))
+}
+
+// segmentSum adds the segment and its length: 0xffff if the checksum in it is right, the complement of what belongs
+// there if it is 0.
+func segmentSum(segment []byte, pseudoSum uint16) uint16 {
+	return checksum.Checksum(segment, checksum.Combine(pseudoSum, uint16(len(segment))))
 }
 
 // copy fills dst with what comes next in the packet, and returns how much that was.
