@@ -100,7 +100,7 @@ func (t *peerTable) filter(keep func(*peer) bool) []*peer {
 	return slices.DeleteFunc(slices.Clone(t.all), func(p *peer) bool { return !keep(p) })
 }
 
-// named finds a peer by the name that a user wrote, whatever its letter case and with or without a final dot.
+// lookup finds a peer by the name that a user wrote, whatever its letter case and with or without a final dot.
 func (t *peerTable) lookup(name string) *peer {
 	return t.byName[strings.ToLower(strings.TrimSuffix(name, "."))]
 }

@@ -43,11 +43,12 @@ var greetings = []time.Duration{300 * time.Millisecond, time.Second}
 
 // tunnel is the WireGuard device on the stack and the sockets, and what is known of its sessions.
 type tunnel struct {
-	dev   *device.Device
-	stack *netstack.Stack
-	peers *peerTable
-	log   *slog.Logger
-	begin time.Time
+	dev     *device.Device
+	stack   *netstack.Stack
+	peers   *peerTable
+	log     *slog.Logger
+	begin   time.Time
+	closing <-chan struct{} // the Net's: closed when its Close begins
 
 	byDevice atomic.Pointer[map[*device.Peer]*peer]
 	// confirming counts the peers whose confirming is set: while there are none, the packet path looks no further.
@@ -60,9 +61,11 @@ type tunnel struct {
 	changed chan struct{} // closed, and replaced, when there are new sessions
 }
 
-func newTunnel(stack *netstack.Stack, sockets *outer.Sockets, peers *peerTable, log *slog.Logger) *tunnel {
+func newTunnel(
+	stack *netstack.Stack, sockets *outer.Sockets, peers *peerTable, log *slog.Logger, closing <-chan struct{},
+) *tunnel {
 	t := &tunnel{
-		stack: stack, peers: peers, log: log, begin: time.Now(),
+		stack: stack, peers: peers, log: log, begin: time.Now(), closing: closing,
 		renewed: make(chan struct{}, 1), ended: make(chan struct{}), changed: make(chan struct{}),
 	}
 	t.byDevice.Store(&map[*device.Peer]*peer{})
@@ -134,13 +137,21 @@ func (t *tunnel) verbosef(format string, args ...any) {
 }
 
 func (t *tunnel) errorf(format string, args ...any) {
-	t.log.Warn("wireguard", "event", fmt.Sprintf(format, args...))
+	level := slog.LevelWarn
+	select {
+	case <-t.closing:
+		level = slog.LevelDebug // what the device meets now is our doing: the sockets and the stack go before it
+	default:
+	}
+	t.log.Log(context.Background(), level, "wireguard", "event", fmt.Sprintf(format, args...))
 }
 
 func (t *tunnel) note(p *peer, format string) {
 	switch format {
 	case logInitiation:
-		p.attempts.Add(1)
+		if p.reachable() { // else the device finds that out next
+			p.attempts.Add(1)
+		}
 		p.initiated.Store(t.now())
 	case logResponse:
 		p.heard.Store(true)
@@ -195,7 +206,7 @@ func (t *tunnel) watch(ctx context.Context) {
 }
 
 // waitPeer waits for a session with p, and asks for one now and then.
-func (t *tunnel) waitPeer(ctx context.Context, p *peer, closed <-chan struct{}) error {
+func (t *tunnel) waitPeer(ctx context.Context, p *peer) error {
 	again := time.NewTicker(device.RekeyTimeout)
 	defer again.Stop()
 	for {
@@ -203,7 +214,7 @@ func (t *tunnel) waitPeer(ctx context.Context, p *peer, closed <-chan struct{}) 
 		changed := t.changed
 		t.mu.Unlock()
 		select {
-		case <-closed:
+		case <-t.closing:
 			return net.ErrClosed
 		default:
 		}
@@ -218,7 +229,7 @@ func (t *tunnel) waitPeer(ctx context.Context, p *peer, closed <-chan struct{}) 
 		case <-changed:
 		case <-again.C:
 		case <-ctx.Done():
-		case <-closed:
+		case <-t.closing:
 		}
 	}
 }
