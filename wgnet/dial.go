@@ -176,6 +176,8 @@ func (e *noEndpointError) Error() string {
 	return neverHeard(e.peer) + ": give it an Endpoint, or wait for it with WaitPeer"
 }
 
-func neverHeard(peer string) string { return "peer " + peer + " has no endpoint and has not been heard from" }
+func neverHeard(peer string) string {
+	return "peer " + peer + " has no endpoint and has not been heard from"
+}
 
 func (e *noEndpointError) Is(target error) bool { return target == syscall.EHOSTUNREACH }

@@ -99,7 +99,7 @@ func (n *Net) resolveEndpoint(ctx context.Context, p *peer) error {
 			return nil // the peer was faster, and the device knows where it is
 		}
 		// A handshake that failed for want of an address must not make the next one wait (Rekey-Timeout).
-		p.dev.ExpireCurrentKeypairs()
+		p.expire()
 		return n.tunnel.dev.IpcSet(uapiEndpoint(p))
 	}
 	return fmt.Errorf("%s has no usable address", host)

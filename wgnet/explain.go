@@ -45,25 +45,24 @@ func (n *Net) explain(err error, p *peer, addr netip.Addr) error {
 func (n *Net) because(err error, p *peer, addr netip.Addr) string {
 	var timeout interface{ Timeout() bool }
 	switch {
-	case errors.Is(err, syscall.ENETUNREACH) && p == nil:
-		return n.noRoute(addr)
+	case errors.Is(err, syscall.ENETUNREACH):
+		return n.noRoute(p, addr)
 	case p != nil && errors.As(err, &timeout) && timeout.Timeout():
 		return n.noAnswer(p, addr)
 	}
 	return ""
 }
 
-func (n *Net) noRoute(addr netip.Addr) string {
-	family := "IPv4"
-	if addr.Is6() {
-		family = "IPv6"
+func (n *Net) noRoute(p *peer, addr netip.Addr) string {
+	switch {
+	case addr.Is4() && !n.hasFamily(true):
+		return "this host has no IPv4 address"
+	case addr.Is6() && !n.hasFamily(false):
+		return "this host has no IPv6 address"
+	case p == nil:
+		return fmt.Sprintf("no peer's AllowedIPs contain %s", addr)
 	}
-	for _, own := range n.config.Addresses {
-		if own.Addr().Is4() == addr.Is4() {
-			return fmt.Sprintf("no peer's AllowedIPs contain %s", addr)
-		}
-	}
-	return fmt.Sprintf("this host has no %s address", family)
+	return ""
 }
 
 func (n *Net) noAnswer(p *peer, addr netip.Addr) string {

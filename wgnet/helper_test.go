@@ -221,8 +221,8 @@ func ownGoroutines() (own []string) {
 		buf = make([]byte, 2*len(buf))
 	}
 	for i, stack := range strings.Split(string(buf), "\n\n") {
-		if i == 0 || strings.Contains(stack, "\ntesting.(*T).Run(") {
-			continue // this goroutine, and tests that wait for this one
+		if i == 0 || strings.Contains(stack, "\ntesting.(*T).Run(") || strings.Contains(stack, "_test.newInitiations") {
+			continue // this goroutine, tests that wait for this one, and a helper that ends with the test
 		}
 		for _, module := range []string{"example.com/wgnet/", "golang.zx2c4.com/wireguard/", "gvisor.dev/gvisor/"} {
 			if strings.Contains(stack, module) {

@@ -86,7 +86,7 @@ func (t *tunnel) configure(cfg *Config) error {
 		if err != nil {
 			return fmt.Errorf("add peer %s: %w", p.label(), err)
 		}
-		p.dev = dev
+		p.dev.Store(dev)
 		byDevice[dev] = p
 	}
 	t.byDevice.Store(&byDevice)
@@ -99,10 +99,15 @@ func (t *tunnel) configure(cfg *Config) error {
 	return nil
 }
 
-// close ends the device and waits for the routines that the device leaves running.
+// close ends the device, waits for the routines that the device leaves running, and lets go of the device's peers: their
+// queues have finalizers that refer to the device, and so to us. In a circle with us they would never be collected.
 func (t *tunnel) close() {
 	t.dev.Close()
 	<-t.ended
+	t.byDevice.Store(&map[*device.Peer]*peer{})
+	for _, p := range t.peers.all {
+		p.dev.Store(nil)
+	}
 }
 
 // now is the time since the tunnel began, on the monotonic clock, and never 0.
@@ -236,19 +241,19 @@ func (t *tunnel) waitPeer(ctx context.Context, p *peer) error {
 
 // initiate begins a handshake, unless one of the last 5 s is under way (Rekey-Timeout).
 func (t *tunnel) initiate(p *peer) {
-	if !p.reachable() {
+	dev := p.dev.Load()
+	if dev == nil || !p.reachable() {
 		return
 	}
-	if err := p.dev.SendHandshakeInitiation(false); err != nil {
+	if err := dev.SendHandshakeInitiation(false); err != nil {
 		t.log.Debug("handshake initiation failed", "peer", p.label(), "err", err)
 	}
 }
 
-// initiateNow begins a handshake even if there was one just now: the device forgets the keys that it sends with, so
-// packets wait for the new ones.
+// initiateNow begins a handshake even if there was one just now.
 func (t *tunnel) initiateNow(p *peer) {
 	if t.now()-p.initiated.Load() < int64(device.RekeyTimeout) {
-		p.dev.ExpireCurrentKeypairs()
+		p.expire()
 	}
 	t.initiate(p)
 }
