@@ -4,6 +4,7 @@ package wgnet
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"strconv"
@@ -56,6 +57,9 @@ func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.
 		defer cancel()
 	}
 	n := d.Net
+	if n == nil {
+		return nil, &net.OpError{Op: "dial", Net: network, Err: errors.New("the Dialer's Net is nil")}
+	}
 	family, err := familyOf(network)
 	if err != nil {
 		return nil, &net.OpError{Op: "dial", Net: network, Err: err}
@@ -90,9 +94,8 @@ func (n *Net) dialServer(ctx context.Context, network, address string) (net.Conn
 func (n *Net) dialAddrPort(ctx context.Context, network string, laddr, raddr netip.AddrPort) (net.Conn, error) {
 	udp := network[:3] == "udp"
 	p := n.peerFor(raddr.Addr())
-	if p != nil && !p.reachable() && p.Endpoint == "" {
-		// Nothing can be sent, and nothing but the peer's own first word will change that.
-		return nil, &net.OpError{Op: "dial", Net: network, Addr: addrOf(udp, raddr), Err: &noEndpointError{p.label()}}
+	if err := n.mute(ctx, p); err != nil {
+		return nil, &net.OpError{Op: "dial", Net: network, Addr: addrOf(udp, raddr), Err: err}
 	}
 	var c net.Conn
 	var err error
@@ -131,6 +134,15 @@ func (n *Net) peerFor(addr netip.Addr) *peer {
 	return n.peers.all[id]
 }
 
+// mute is the error for a peer that nothing can be sent to, and nothing but the peer's own first word will change that.
+// p may be nil. What the stack would fail for in any case, it is left to say.
+func (n *Net) mute(ctx context.Context, p *peer) error {
+	if p == nil || p.Endpoint != "" || p.reachable() || ctx.Err() != nil || n.ctx.Err() != nil {
+		return nil
+	}
+	return &noEndpointError{p.label()}
+}
+
 // familyOf returns the network to look names up in: "ip", "ip4" or "ip6".
 func familyOf(network string) (string, error) {
 	switch network {
@@ -161,7 +173,11 @@ func splitHostPort(address string) (host string, port uint16, err error) {
 type noEndpointError struct{ peer string }
 
 func (e *noEndpointError) Error() string {
-	return "peer " + e.peer + " has no endpoint and has not been heard from: give it an Endpoint, or wait for it with WaitPeer"
+	return neverHeard(e.peer) + ": give it an Endpoint, or wait for it with WaitPeer"
+}
+
+func neverHeard(peer string) string {
+	return "peer " + peer + " has no endpoint and has not been heard from"
 }
 
 func (e *noEndpointError) Is(target error) bool { return target == syscall.EHOSTUNREACH }

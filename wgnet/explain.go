@@ -45,53 +45,60 @@ func (n *Net) explain(err error, p *peer, addr netip.Addr) error {
 func (n *Net) because(err error, p *peer, addr netip.Addr) string {
 	var timeout interface{ Timeout() bool }
 	switch {
-	case errors.Is(err, syscall.ENETUNREACH) && p == nil:
-		return n.noRoute(addr)
+	case errors.Is(err, syscall.ENETUNREACH):
+		return n.noRoute(p, addr)
 	case p != nil && errors.As(err, &timeout) && timeout.Timeout():
 		return n.noAnswer(p, addr)
 	}
 	return ""
 }
 
-func (n *Net) noRoute(addr netip.Addr) string {
-	family := "IPv4"
-	if addr.Is6() {
-		family = "IPv6"
+func (n *Net) noRoute(p *peer, addr netip.Addr) string {
+	switch {
+	case addr.Is4() && !n.hasFamily(true):
+		return "this host has no IPv4 address"
+	case addr.Is6() && !n.hasFamily(false):
+		return "this host has no IPv6 address"
+	case p == nil:
+		return fmt.Sprintf("no peer's AllowedIPs contain %s", addr)
 	}
-	for _, own := range n.config.Addresses {
-		if own.Addr().Is4() == addr.Is4() {
-			return fmt.Sprintf("no peer's AllowedIPs contain %s", addr)
-		}
-	}
-	return fmt.Sprintf("this host has no %s address", family)
+	return ""
 }
 
 func (n *Net) noAnswer(p *peer, addr netip.Addr) string {
 	if age, ok := n.tunnel.sessionAge(p); ok {
-		return fmt.Sprintf("the tunnel to peer %s is up (last handshake %s ago), %s does not answer",
-			p.label(), age.Round(time.Second), addr)
+		silent := ""
+		if addr.IsValid() {
+			silent = fmt.Sprintf(", %s does not answer", addr)
+		}
+		return fmt.Sprintf("the tunnel to peer %s is up (last handshake %s ago)%s", p.label(), age.Round(time.Second), silent)
+	}
+	if p.confirming.Load() {
+		return fmt.Sprintf("peer %s began a handshake and did not take our answer: check the preshared keys, and what keeps "+
+			"our packets from it", p.label())
 	}
 	at := ""
 	switch e := p.endpoint.Load(); {
-	case e == nil && p.Endpoint != "":
-		return fmt.Sprintf("the endpoint of peer %s, %s, is not resolved yet", p.label(), p.Endpoint)
-	case e != nil && e.err != nil:
-		return fmt.Sprintf("the endpoint of peer %s, %s, is not resolved: %v", p.label(), p.Endpoint, e.err)
 	case e != nil && p.Endpoint == e.addr.String():
 		at = " at " + p.Endpoint
-	case e != nil:
+	case e != nil && e.addr.IsValid():
 		at = fmt.Sprintf(" at %s (%s)", p.Endpoint, e.addr)
-	case !p.heard.Load():
-		return (&noEndpointError{p.label()}).Error()
+	case p.heard.Load(): // from an address that the device knows
+	case p.Endpoint == "":
+		return neverHeard(p.label())
+	case e == nil:
+		return fmt.Sprintf("the endpoint of peer %s, %s, is not resolved yet", p.label(), p.Endpoint)
+	default:
+		return fmt.Sprintf("the endpoint of peer %s, %s, is not resolved: %v", p.label(), p.Endpoint, e.err)
 	}
-	attempts := p.attempts.Load()
-	if attempts == 0 {
+	handshakes := "1 handshake"
+	switch attempts := p.attempts.Load(); attempts {
+	case 0:
 		return fmt.Sprintf("no session with peer %s%s yet", p.label(), at)
+	case 1:
+	default:
+		handshakes = fmt.Sprintf("%d handshakes", attempts)
 	}
-	plural := "s"
-	if attempts == 1 {
-		plural = ""
-	}
-	return fmt.Sprintf("no answer from peer %s%s to %d handshake%s: check its address and port, both sides' keys, firewalls and clocks",
-		p.label(), at, attempts, plural)
+	return fmt.Sprintf("no answer from peer %s%s to %s: check its address and port, both sides' keys, firewalls and clocks",
+		p.label(), at, handshakes)
 }

@@ -5,6 +5,7 @@ package wgnet
 import (
 	"net"
 	"net/netip"
+	"strings"
 )
 
 // Listen listens on an address of this host, as [net.Listen] does. Networks are "tcp", "tcp4" and "tcp6". The address
@@ -50,7 +51,7 @@ func listenAddr(network, address string) (netip.AddrPort, error) {
 	}
 	if isLocalhost(host) {
 		addr := loopback[0]
-		if network[len(network)-1] == '6' {
+		if strings.HasSuffix(network, "6") {
 			addr = loopback[1]
 		}
 		return netip.AddrPortFrom(addr, port), nil

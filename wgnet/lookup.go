@@ -4,6 +4,7 @@ package wgnet
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"slices"
@@ -53,12 +54,32 @@ func (n *Net) LookupSRV(ctx context.Context, service, proto, name string) (strin
 	return cname, records, n.lookupError(name, err)
 }
 
-// lookupError says that the Net is closed, where that is why a look-up failed.
+// lookupError says why a look-up failed: that the Net is closed, or what the tunnel knows of a server that is silent.
 func (n *Net) lookupError(name string, err error) error {
-	if err != nil && n.ctx.Err() != nil {
+	if err == nil {
+		return nil
+	}
+	if n.ctx.Err() != nil {
 		return &net.DNSError{Err: net.ErrClosed.Error(), UnwrapErr: net.ErrClosed, Name: name}
 	}
-	return err
+	var failed *net.DNSError
+	if !errors.As(err, &failed) || !failed.IsTimeout {
+		return err
+	}
+	server, parseErr := netip.ParseAddrPort(failed.Server)
+	if parseErr != nil {
+		return err // no server was asked
+	}
+	p := n.peerFor(server.Addr())
+	if p == nil {
+		return err
+	}
+	explained := *failed
+	// A dial to the server, over TCP, has been explained before.
+	if because := n.noAnswer(p, server.Addr()); !strings.Contains(explained.Err, because) {
+		explained.Err += ": " + because
+	}
+	return &explained
 }
 
 // lookupLocal answers for the names that no server is asked for. known says whether host is one.
@@ -67,6 +88,8 @@ func (n *Net) lookupLocal(network, host string) (addrs []netip.Addr, known bool,
 	switch {
 	case n.ctx.Err() != nil:
 		return nil, true, n.lookupError(host, net.ErrClosed)
+	case network != "ip" && network != "ip4" && network != "ip6":
+		return nil, false, nil // the resolver has the words for it
 	case isLocalhost(host):
 		addrs = loopback
 	case p != nil:

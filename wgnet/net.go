@@ -81,7 +81,7 @@ func (n *Net) start() (err error) {
 		return err
 	}
 	n.stack.SetRoutes(n.peers.routes())
-	n.tunnel = newTunnel(n.stack, n.sockets, n.peers, n.log)
+	n.tunnel = newTunnel(n.stack, n.sockets, n.peers, n.log, n.ctx.Done())
 	if err := n.tunnel.configure(n.config); err != nil {
 		return err
 	}
@@ -99,7 +99,8 @@ func (n *Net) start() (err error) {
 // every later call. Data that was written and has not been acknowledged may be lost, and the other side may learn of
 // the end by its own time-out only. Close returns when every goroutine of the Net has ended and its port is free.
 //
-// It may be called at any moment, from any goroutine and more than once; every call waits and returns nil.
+// It may be called at any moment, from any goroutine and more than once; every call waits and returns nil. The one place
+// that it must not be waited for in is a handler of [Config.Logger], which the Net's own goroutines wait for.
 func (n *Net) Close() error {
 	n.closeOnce.Do(func() {
 		n.shutDown()
@@ -151,10 +152,13 @@ func (n *Net) MTU() int {
 // known. Its error is the context's, explained as a dial's is; [net.ErrClosed]; or that no peer has that key.
 func (n *Net) WaitPeer(ctx context.Context, key PublicKey) error {
 	p := n.peers.byKey[key]
-	if p == nil {
+	switch {
+	case n.ctx.Err() != nil:
+		return fmt.Errorf("wgnet: WaitPeer: %w", net.ErrClosed)
+	case p == nil:
 		return fmt.Errorf("wgnet: WaitPeer: no peer has the public key %s", key)
 	}
-	if err := n.tunnel.waitPeer(ctx, p, n.ctx.Done()); err != nil {
+	if err := n.tunnel.waitPeer(ctx, p); err != nil {
 		return fmt.Errorf("wgnet: WaitPeer: %w", n.explain(err, p, netip.Addr{}))
 	}
 	return nil

@@ -17,7 +17,7 @@ import (
 type peer struct {
 	PeerConfig
 	id  netstack.PeerID
-	dev *device.Peer // set once, before the device is brought up
+	dev atomic.Pointer[device.Peer] // nil before the device is configured and after its end
 
 	// Times are those of tunnel.now; 0 means never.
 	initiated atomic.Int64 // the last handshake initiation of ours
@@ -42,6 +42,14 @@ type peer struct {
 type endpointState struct {
 	addr netip.AddrPort // not valid until resolved
 	err  error          // of the last try, or nil
+}
+
+// expire lifts the wait between two initiations (Rekey-Timeout). The device forgets the keys that it sends with, so
+// packets wait for the next session.
+func (p *peer) expire() {
+	if dev := p.dev.Load(); dev != nil {
+		dev.ExpireCurrentKeypairs()
+	}
 }
 
 // reachable says whether the device knows an address to send a handshake to.
@@ -100,7 +108,7 @@ func (t *peerTable) filter(keep func(*peer) bool) []*peer {
 	return slices.DeleteFunc(slices.Clone(t.all), func(p *peer) bool { return !keep(p) })
 }
 
-// named finds a peer by the name that a user wrote, whatever its letter case and with or without a final dot.
+// lookup finds a peer by the name that a user wrote, whatever its letter case and with or without a final dot.
 func (t *peerTable) lookup(name string) *peer {
 	return t.byName[strings.ToLower(strings.TrimSuffix(name, "."))]
 }

@@ -36,10 +36,8 @@ func (n *Net) Ping(ctx context.Context, host string) (PingReply, error) {
 	}
 	addr := addrs[0]
 	p := n.peerFor(addr)
-	if p != nil && !p.reachable() && p.Endpoint == "" {
-		return PingReply{}, &net.OpError{
-			Op: "ping", Net: "ip", Addr: &net.IPAddr{IP: addr.AsSlice()}, Err: &noEndpointError{p.label()},
-		}
+	if err := n.mute(ctx, p); err != nil {
+		return PingReply{}, &net.OpError{Op: "ping", Net: "ip", Addr: &net.IPAddr{IP: addr.AsSlice()}, Err: err}
 	}
 	seq := uint16(n.pings.Add(1))
 	reply, err := n.stack.Ping(ctx, addr, seq, pingSize)

@@ -50,9 +50,15 @@ func (n *Net) resolveRound(ctx context.Context, peers []*peer) (left []*peer) {
 	)
 	for _, p := range peers {
 		slot <- struct{}{} // free again within resolveTimeout
-		wg.Go(func() {     // ctx ends it
+		if ctx.Err() != nil {
+			break
+		}
+		wg.Go(func() { // ctx ends it
 			err := n.resolveEndpoint(ctx, p)
 			<-slot
+			if ctx.Err() != nil {
+				return
+			}
 			if err != nil {
 				p.endpoint.Store(&endpointState{err: err})
 				n.log.Warn("endpoint not resolved", "peer", p.label(), "endpoint", p.Endpoint, "err", err)
@@ -92,6 +98,8 @@ func (n *Net) resolveEndpoint(ctx context.Context, p *peer) error {
 		if p.heard.Load() {
 			return nil // the peer was faster, and the device knows where it is
 		}
+		// A handshake that failed for want of an address must not make the next one wait (Rekey-Timeout).
+		p.expire()
 		return n.tunnel.dev.IpcSet(uapiEndpoint(p))
 	}
 	return fmt.Errorf("%s has no usable address", host)

@@ -43,11 +43,12 @@ var greetings = []time.Duration{300 * time.Millisecond, time.Second}
 
 // tunnel is the WireGuard device on the stack and the sockets, and what is known of its sessions.
 type tunnel struct {
-	dev   *device.Device
-	stack *netstack.Stack
-	peers *peerTable
-	log   *slog.Logger
-	begin time.Time
+	dev     *device.Device
+	stack   *netstack.Stack
+	peers   *peerTable
+	log     *slog.Logger
+	begin   time.Time
+	closing <-chan struct{} // the Net's: closed when its Close begins
 
 	byDevice atomic.Pointer[map[*device.Peer]*peer]
 	// confirming counts the peers whose confirming is set: while there are none, the packet path looks no further.
@@ -60,9 +61,11 @@ type tunnel struct {
 	changed chan struct{} // closed, and replaced, when there are new sessions
 }
 
-func newTunnel(stack *netstack.Stack, sockets *outer.Sockets, peers *peerTable, log *slog.Logger) *tunnel {
+func newTunnel(
+	stack *netstack.Stack, sockets *outer.Sockets, peers *peerTable, log *slog.Logger, closing <-chan struct{},
+) *tunnel {
 	t := &tunnel{
-		stack: stack, peers: peers, log: log, begin: time.Now(),
+		stack: stack, peers: peers, log: log, begin: time.Now(), closing: closing,
 		renewed: make(chan struct{}, 1), ended: make(chan struct{}), changed: make(chan struct{}),
 	}
 	t.byDevice.Store(&map[*device.Peer]*peer{})
@@ -83,7 +86,7 @@ func (t *tunnel) configure(cfg *Config) error {
 		if err != nil {
 			return fmt.Errorf("add peer %s: %w", p.label(), err)
 		}
-		p.dev = dev
+		p.dev.Store(dev)
 		byDevice[dev] = p
 	}
 	t.byDevice.Store(&byDevice)
@@ -96,10 +99,15 @@ func (t *tunnel) configure(cfg *Config) error {
 	return nil
 }
 
-// close ends the device and waits for the routines that the device leaves running.
+// close ends the device, waits for the routines that the device leaves running, and lets go of the device's peers: their
+// queues have finalizers that refer to the device, and so to us. In a circle with us they would never be collected.
 func (t *tunnel) close() {
 	t.dev.Close()
 	<-t.ended
+	t.byDevice.Store(&map[*device.Peer]*peer{})
+	for _, p := range t.peers.all {
+		p.dev.Store(nil)
+	}
 }
 
 // now is the time since the tunnel began, on the monotonic clock, and never 0.
@@ -134,13 +142,21 @@ func (t *tunnel) verbosef(format string, args ...any) {
 }
 
 func (t *tunnel) errorf(format string, args ...any) {
-	t.log.Warn("wireguard", "event", fmt.Sprintf(format, args...))
+	level := slog.LevelWarn
+	select {
+	case <-t.closing:
+		level = slog.LevelDebug // what the device meets now is our doing: the sockets and the stack go before it
+	default:
+	}
+	t.log.Log(context.Background(), level, "wireguard", "event", fmt.Sprintf(format, args...))
 }
 
 func (t *tunnel) note(p *peer, format string) {
 	switch format {
 	case logInitiation:
-		p.attempts.Add(1)
+		if p.reachable() { // else the device finds that out next
+			p.attempts.Add(1)
+		}
 		p.initiated.Store(t.now())
 	case logResponse:
 		p.heard.Store(true)
@@ -195,7 +211,7 @@ func (t *tunnel) watch(ctx context.Context) {
 }
 
 // waitPeer waits for a session with p, and asks for one now and then.
-func (t *tunnel) waitPeer(ctx context.Context, p *peer, closed <-chan struct{}) error {
+func (t *tunnel) waitPeer(ctx context.Context, p *peer) error {
 	again := time.NewTicker(device.RekeyTimeout)
 	defer again.Stop()
 	for {
@@ -203,7 +219,7 @@ func (t *tunnel) waitPeer(ctx context.Context, p *peer, closed <-chan struct{}) 
 		changed := t.changed
 		t.mu.Unlock()
 		select {
-		case <-closed:
+		case <-t.closing:
 			return net.ErrClosed
 		default:
 		}
@@ -218,26 +234,26 @@ func (t *tunnel) waitPeer(ctx context.Context, p *peer, closed <-chan struct{}) 
 		case <-changed:
 		case <-again.C:
 		case <-ctx.Done():
-		case <-closed:
+		case <-t.closing:
 		}
 	}
 }
 
 // initiate begins a handshake, unless one of the last 5 s is under way (Rekey-Timeout).
 func (t *tunnel) initiate(p *peer) {
-	if !p.reachable() {
+	dev := p.dev.Load()
+	if dev == nil || !p.reachable() {
 		return
 	}
-	if err := p.dev.SendHandshakeInitiation(false); err != nil {
+	if err := dev.SendHandshakeInitiation(false); err != nil {
 		t.log.Debug("handshake initiation failed", "peer", p.label(), "err", err)
 	}
 }
 
-// initiateNow begins a handshake even if there was one just now: the device forgets the keys that it sends with, so
-// packets wait for the new ones.
+// initiateNow begins a handshake even if there was one just now.
 func (t *tunnel) initiateNow(p *peer) {
 	if t.now()-p.initiated.Load() < int64(device.RekeyTimeout) {
-		p.dev.ExpireCurrentKeypairs()
+		p.expire()
 	}
 	t.initiate(p)
 }
