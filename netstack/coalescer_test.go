@@ -9,19 +9,23 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 )
 
-// checkAll does what Device.Write does with what it gets, and fails for packets that are not let in. The packets
+// checkAll does what Device.Write does with whole packets, and fails for packets that are not let in. The packets
 // have no capacity behind their end, which would hide that something reads there.
 func checkAll(tb testing.TB, packets ...[]byte) []inboundPacket {
 	tb.Helper()
 	batch := make([]inboundPacket, len(packets))
 	for i, packet := range packets {
-		if !newTestInbound().check(&batch[i], slices.Clip(packet)) {
+		proto, src, _, ok := parseAddresses(slices.Clip(packet))
+		if !ok {
 			tb.Fatalf("packet %d is not let in: %x", i, head(packet))
 		}
+		batch[i] = inboundPacket{packet: slices.Clip(packet), proto: proto, src: src}
+		batch[i].parseSegment() // fragments too, as if there were no reassembly before
 	}
 	return batch
 }
@@ -126,7 +130,7 @@ var unlike = []struct {
 	change func(*tcpPacket)
 }{
 	{"FIN", 0, func(p *tcpPacket) { p.flags |= fin }},
-	{"SYN", 0, func(p *tcpPacket) { p.flags |= syn }},
+	{"SYN", 0, func(p *tcpPacket) { p.flags |= flagSYN }},
 	{"RST", 0, func(p *tcpPacket) { p.flags |= rst }},
 	{"URG", 0, func(p *tcpPacket) { p.flags |= urg }},
 	{"ECE", 0, func(p *tcpPacket) { p.flags |= ece }},
@@ -341,6 +345,9 @@ func resum4(b []byte) {
 // Others than TCP pass the coalescer as they are.
 func TestCoalesceLeavesOthersAlone(t *testing.T) {
 	for name, packet := range completePackets() {
+		if strings.Contains(name, "fragment") {
+			continue // it has to wait for the others, before the coalescer
+		}
 		t.Run(name, func(t *testing.T) {
 			got, runs := mergeAll(checkAll(t, packet, packet))
 			if !slices.Equal(runs, []int{1, 1}) || !bytes.Equal(got[0], packet) || !bytes.Equal(got[1], packet) {

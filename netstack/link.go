@@ -29,11 +29,11 @@ const (
 //   - queues are served in turn, a batch each, so no peer's traffic waits for all of another's;
 //   - a peer without a session gets nothing into the device, where it would take 64 KiB a packet;
 //   - once closed, nothing is put into a queue and no writer waits for it;
-//   - nobody ever sends on a channel that may be closed: wake is never closed, done is closed once.
+//   - nobody ever sends on a channel that may be closed: wake is never closed, ended is closed once.
 type link struct {
 	mtu     uint32
-	done    <-chan struct{} // the stack's: closed when it is
-	wake    chan struct{}   // holds one token when there may be something to read
+	ended   chan struct{} // closed by close
+	wake    chan struct{} // holds one token when there may be something to read
 	silence *silenceWatch
 	routes  *atomic.Pointer[routeTable]
 	begin   time.Time // where the link's time begins
@@ -65,7 +65,7 @@ type link struct {
 
 func newLink(s *Stack, cfg Config) *link {
 	return &link{
-		mtu: uint32(cfg.MTU), done: s.done, wake: make(chan struct{}, 1), silence: s.silence, routes: &s.routes,
+		mtu: uint32(cfg.MTU), ended: make(chan struct{}), wake: make(chan struct{}, 1), silence: s.silence, routes: &s.routes,
 		begin: time.Now(), needSession: cfg.NeedSession, maxInFlight: cfg.MaxInFlight, queues: map[PeerID]*peerQueue{},
 		endpoints: map[tcpip.NetworkProtocolNumber]stack.NetworkEndpoint{},
 	}
@@ -226,8 +226,8 @@ func (l *link) wait(peer PeerID) <-chan struct{} {
 	return q.room
 }
 
-// read waits until there are packets, closed is closed or the stack is, and writes as many packets as bufs has place
-// for, each at offset into its buffer. After the stack's end it still returns what close has left. The stall timer is
+// read waits until there are packets, closed is closed or the link is, and writes as many packets as bufs has place
+// for, each at offset into its buffer. After the link's end it still returns what close has left. The stall timer is
 // the caller's, and not running.
 func (l *link) read(bufs [][]byte, sizes []int, offset int, closed <-chan struct{}, stall *time.Timer) (int, error) {
 	for {
@@ -248,7 +248,7 @@ func (l *link) read(bufs [][]byte, sizes []int, offset int, closed <-chan struct
 		case <-stall.C: // runs only if full
 			l.giveUp()
 		case <-closed:
-		case <-l.done:
+		case <-l.ended:
 			if n, _ := l.take(bufs, sizes, offset); n > 0 {
 				return n, nil
 			}
@@ -365,38 +365,47 @@ func (l *link) checkIdleLocked() {
 
 // close lets every writer that waits for room go and empties the queues, but for control packets to peers with a
 // session: the RSTs by which the other sides learn of the end. If somebody counts what is sent, it waits for them a
-// moment. See Stack.Close for the order.
+// moment. Then readers end. Call it once.
 func (l *link) close() {
+	idle := l.stopQueues()
+	for range flushPause / stallPause {
+		if idle == nil || isClosed(idle) {
+			break
+		}
+		timer := time.NewTimer(stallPause)
+		select {
+		case <-idle:
+		case <-timer.C:
+			l.giveUp()
+		}
+		timer.Stop()
+	}
+	close(l.ended)
+}
+
+// stopQueues returns a channel that is closed when what is left has been sent, or nil if there is nothing to wait for.
+func (l *link) stopQueues() <-chan struct{} {
 	l.readMu.Lock()
+	defer l.readMu.Unlock()
 	l.segmenter.drop()
 	for _, p := range l.reading {
 		p.pkt.DecRef()
 	}
 	l.reading = nil
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.closed = true
-	last := false
+	left := false
 	for _, q := range l.queues {
 		open := l.openLocked(q)
 		l.emptyLocked(q, func(p queued) bool { return open && p.class == classControl })
-		last = last || q.len() > 0
+		left = left || q.len() > 0
 	}
-	var idle chan struct{}
-	if last && l.maxInFlight > 0 {
-		idle = make(chan struct{})
-		l.idle = idle
+	if !left || l.maxInFlight == 0 {
+		return nil
 	}
-	l.mu.Unlock()
-	l.readMu.Unlock()
-	if idle == nil {
-		return
-	}
-	timer := time.NewTimer(flushPause)
-	defer timer.Stop()
-	select {
-	case <-idle:
-	case <-timer.C:
-	}
+	l.idle = make(chan struct{})
+	return l.idle
 }
 
 // deliver hands an inbound packet to gVisor. verified says that its checksums are right, or that its parts' were.

@@ -42,15 +42,17 @@ func FuzzSplitMerge(f *testing.F) {
 
 		l := newTestLink()
 		var released atomic.Int32
-		l.queue = append(l.queue, queued{p.buffered(int(mss), &released, 1+int(sizes), 1+int(sizes)*9), classStream})
+		q := l.queueLocked(0)
+		q.push(queued{p.buffered(int(mss), &released, 1+int(sizes), 1+int(sizes)*9), classStream})
 		l.counts[classStream] = 1
+		l.offerLocked(q)
 		var packets [][]byte
 		for read := int(sizes); ; read++ {
 			bufs, lengths := make([][]byte, 1+read%7), make([]int, 1+read%7)
 			for i := range bufs {
 				bufs[i] = make([]byte, 120+step+3)
 			}
-			n := l.take(bufs, lengths, 3)
+			n, _ := l.take(bufs, lengths, 3)
 			if n == 0 {
 				break
 			}

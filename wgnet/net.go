@@ -18,6 +18,10 @@ import (
 	"example.com/wgnet/netstack"
 )
 
+// maxInFlight bounds the packets between the stack and the socket. The device's queues hold tens of thousands, of 64 KiB
+// each: with them full everything is slower, caches and other peers' packets above all.
+const maxInFlight = 128
+
 // Net is a host on a WireGuard network, inside this process: a tunnel and a TCP/IP stack of its own. It shares nothing
 // with the machine's network but one UDP socket. Make one with [New]; all its methods are safe for concurrent use.
 type Net struct {
@@ -68,6 +72,7 @@ func New(cfg *Config) (*Net, error) {
 func (n *Net) start() (err error) {
 	n.sockets, err = outer.Open(outer.Config{
 		Port: n.config.ListenPort, Control: n.config.Control, ListenPacket: n.config.ListenPacket, Logger: n.log,
+		Sent: func(packets int) { n.stack.Sent(packets) },
 	})
 	if err != nil {
 		return err
@@ -76,6 +81,9 @@ func (n *Net) start() (err error) {
 		Addresses: n.config.Addresses,
 		MTU:       n.config.MTU,
 		Silent:    func(id netstack.PeerID) { n.tunnel.silent(n.peers.all[id]) },
+		// Packets wait in the stack, a few of them, and not in the device, which would take hundreds.
+		NeedSession: func(id netstack.PeerID) { n.tunnel.initiate(n.peers.all[id]) },
+		MaxInFlight: maxInFlight,
 	})
 	if err != nil {
 		return err
@@ -96,8 +104,8 @@ func (n *Net) start() (err error) {
 }
 
 // Close takes the host down: connections are aborted, listeners closed, what waits returns [net.ErrClosed], and so does
-// every later call. Data that was written and has not been acknowledged may be lost, and the other side may learn of
-// the end by its own time-out only. Close returns when every goroutine of the Net has ended and its port is free.
+// every later call. Data that was written and has not been acknowledged may be lost. The other sides of TCP connections
+// see a reset, unless that packet is lost on its way. Close returns when every goroutine of the Net has ended and its port is free.
 //
 // It may be called at any moment, from any goroutine and more than once; every call waits and returns nil. The one place
 // that it must not be waited for in is a handler of [Config.Logger], which the Net's own goroutines wait for.
@@ -109,17 +117,17 @@ func (n *Net) Close() error {
 	return nil
 }
 
-// shutDown also takes down what a failed start has left. The sockets go first: the device cannot be closed while one of
-// its sends is blocked. The stack comes before the device, which calls into it.
+// shutDown also takes down what a failed start has left. The stack goes first, and has a moment to tell the other sides
+// of it; then the sockets, since the device cannot be closed while one of its sends is blocked.
 func (n *Net) shutDown() {
 	n.cancel()
+	if n.stack != nil {
+		_ = n.stack.Close() // never fails
+	}
 	if n.sockets != nil {
 		if err := n.sockets.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 			n.log.Warn("closing the UDP socket failed", "err", err)
 		}
-	}
-	if n.stack != nil {
-		_ = n.stack.Close() // never fails
 	}
 	if n.tunnel != nil {
 		n.tunnel.close()

@@ -41,6 +41,10 @@ func deviceRoutines() int32 { return int32(3*runtime.NumCPU() + 2) }
 // firewall or a NAT is easily lost.
 var greetings = []time.Duration{300 * time.Millisecond, time.Second}
 
+// sessionMargin is how long before its end no more is sent in a session: what is on its way then would be staged by the
+// device, which keeps 64 KiB for each packet.
+const sessionMargin = 2 * time.Second
+
 // tunnel is the WireGuard device on the stack and the sockets, and what is known of its sessions.
 type tunnel struct {
 	dev     *device.Device
@@ -182,6 +186,7 @@ func (t *tunnel) confirm(p *peer) {
 
 func (t *tunnel) up(p *peer) {
 	p.session.Store(t.now())
+	t.stack.SetSession(p.id, time.Now().Add(device.RejectAfterTime-sessionMargin))
 	p.attempts.Store(0)
 	p.renewed.Store(true)
 	select {
@@ -253,13 +258,15 @@ func (t *tunnel) initiate(p *peer) {
 // initiateNow begins a handshake even if there was one just now.
 func (t *tunnel) initiateNow(p *peer) {
 	if t.now()-p.initiated.Load() < int64(device.RekeyTimeout) {
+		p.session.Store(0)
+		t.stack.SetSession(p.id, time.Time{})
 		p.expire()
 	}
 	t.initiate(p)
 }
 
 // silent is called when a peer owes an answer for too long: it may have restarted and forgotten our session. What it
-// was sent under that session is lost; without one, the packets still wait in the device.
+// was sent under that session is lost; without one, the packets still wait in the stack.
 func (t *tunnel) silent(p *peer) {
 	if _, ok := t.sessionAge(p); ok {
 		p.lost.Store(true)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
+	"golang.zx2c4.com/wireguard/device"
 )
 
 const (
@@ -109,7 +110,24 @@ func (b *bind) Send(bufs [][]byte, to conn.Endpoint) error {
 	if current == nil {
 		return net.ErrClosed
 	}
-	return b.sockets.sock.send(bufs, e, current.done)
+	err := b.sockets.sock.send(bufs, e, current.done)
+	if b.sockets.sent != nil {
+		if n := dataMessages(bufs); n > 0 {
+			b.sockets.sent(n)
+		}
+	}
+	return err
+}
+
+// dataMessages counts the messages that carry a packet: of type 4, and larger than a keepalive (WireGuard paper, section
+// 5.4.6).
+func dataMessages(bufs [][]byte) (n int) {
+	for _, b := range bufs {
+		if len(b) > device.MessageKeepaliveSize && b[0] == device.MessageTransportType {
+			n++
+		}
+	}
+	return n
 }
 
 // ParseEndpoint implements conn.Bind. s is "ip:port", with a zone for a link-local address.

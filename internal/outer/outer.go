@@ -38,6 +38,9 @@ type Config struct {
 	// ListenPacket, if not nil, opens the socket in the place of the system's: as [net.ListenConfig.ListenPacket], with
 	// "udp" and ":port". Control is not called then.
 	ListenPacket func(ctx context.Context, network, address string) (net.PacketConn, error)
+	// Sent, if not nil, is told how many data messages each Send of a facade has let go, whether they got away or not.
+	// It must not block.
+	Sent func(n int)
 	// Logger gets the network errors that are waited out, at a bounded rate. nil discards.
 	Logger *slog.Logger
 }
@@ -46,6 +49,7 @@ type Config struct {
 type Sockets struct {
 	sock    socket
 	log     *slog.Logger
+	sent    func(n int)
 	port    uint16
 	closed  chan struct{} // closed by Close
 	close   func() error  // runs once
@@ -67,7 +71,7 @@ func Open(cfg Config) (*Sockets, error) {
 		if err != nil {
 			return nil, fmt.Errorf("listen for packets on port %d: %w", cfg.Port, err)
 		}
-		return newSockets(newPacketSocket(pc), logger(cfg.Logger)), nil
+		return newSockets(newPacketSocket(pc), cfg), nil
 	}
 	udp, err := listen(cfg)
 	if err != nil {
@@ -79,12 +83,12 @@ func Open(cfg Config) (*Sockets, error) {
 		udp.Close()
 		return nil, fmt.Errorf("set up UDP port %d: %w", cfg.Port, err)
 	}
-	return newSockets(sock, log), nil
+	return newSockets(sock, cfg), nil
 }
 
 // newSockets takes over sock.
-func newSockets(sock socket, log *slog.Logger) *Sockets {
-	s := &Sockets{sock: sock, log: log, port: sock.port(), closed: make(chan struct{})}
+func newSockets(sock socket, cfg Config) *Sockets {
+	s := &Sockets{sock: sock, log: logger(cfg.Logger), sent: cfg.Sent, port: sock.port(), closed: make(chan struct{})}
 	s.close = sync.OnceValue(func() error {
 		close(s.closed)
 		return sock.close()

@@ -54,7 +54,7 @@ func openPortable(tb testing.TB, cfg Config) *Sockets {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	s := newSockets(newPacketSocket(udp), logger(cfg.Logger))
+	s := newSockets(newPacketSocket(udp), cfg)
 	tb.Cleanup(func() { s.Close() })
 	return s
 }
@@ -458,7 +458,7 @@ func TestCloseEndsBlockedSendPortable(t *testing.T) {
 	for _, whole := range []bool{false, true} {
 		t.Run(fmt.Sprintf("whole=%v", whole), func(t *testing.T) {
 			pc := newStuckConn(t)
-			s := newSockets(newPacketSocket(pc), logger(nil))
+			s := newSockets(newPacketSocket(pc), Config{})
 			defer s.Close()
 			checkBlockedSend(t, s, pc.sending, whole)
 		})
@@ -499,7 +499,7 @@ func TestReceiveSurvivesErrors(t *testing.T) {
 		pc.receive = append(pc.receive, fmt.Errorf("read: %w", syscall.ECONNREFUSED))
 	}
 	pc.receive = append(pc.receive, errors.New("something unheard of"), errors.New("again"))
-	s := newSockets(newPacketSocket(pc), slog.New(slog.NewTextHandler(&log, nil)))
+	s := newSockets(newPacketSocket(pc), Config{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	defer s.Close()
 	p := openBind(t, s.Bind())
 	other := openBind(t, openPortable(t, Config{}).Bind())
@@ -520,7 +520,7 @@ func TestCloseEndsBackOff(t *testing.T) {
 	for range 100 { // more than a minute of back-off
 		pc.receive = append(pc.receive, errors.New("network is down"))
 	}
-	s := newSockets(newPacketSocket(pc), logger(nil))
+	s := newSockets(newPacketSocket(pc), Config{})
 	p := openBind(t, s.Bind())
 	ended := make(chan error, 1)
 	// Ends with the Close that follows.
