@@ -120,12 +120,12 @@ func (w *wire) next() []byte {
 	}
 }
 
-// source, destination and transport take a packet of the stack apart.
+// dissect takes a packet of the stack apart.
 func dissect(p []byte) (src, dst netip.Addr, proto tcpip.TransportProtocolNumber, payload []byte) {
 	if p[0]>>4 == 4 {
 		h := header.IPv4(p)
 		return netip.AddrFrom4([4]byte(p[12:16])), netip.AddrFrom4([4]byte(p[16:20])), h.TransportProtocol(), h.Payload()
 	}
 	h := header.IPv6(p)
-	return netip.AddrFrom16([16]byte(p[8:24])), netip.AddrFrom16([16]byte(p[24:40])), h.TransportProtocol(), h.Payload()
+	return netip.AddrFrom16([16]byte(p[8:24])), netip.AddrFrom16([16]byte(p[24:40])), tcpip.TransportProtocolNumber(h.NextHeader()), h.Payload()
 }

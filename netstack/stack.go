@@ -101,6 +101,7 @@ func New(cfg Config) (*Stack, error) {
 		return nil, fmt.Errorf("netstack: MTU %d, want %d to %d", cfg.MTU, least, MaxMTU)
 	}
 
+	quiet()
 	s := &Stack{done: make(chan struct{}), dials: map[*pendingDial]struct{}{}, claims: map[*claim]struct{}{}}
 	s.own.Store(own)
 	s.inbound.own = &s.own

@@ -14,8 +14,8 @@ import (
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
-// backlog bounds the connections that wait to be accepted, as Linux's somaxconn does. Past it SYN cookies are sent,
-// so a flood of SYNs costs no memory.
+// backlog bounds the connections that wait to be accepted, as Linux's somaxconn does: past that many half-open ones
+// SYN cookies are sent, so that a flood of SYNs costs no further memory; past that many complete ones SYNs are dropped.
 const backlog = 4096
 
 // TCPListener accepts TCP connections. It behaves as [net.TCPListener] does. Its methods are safe for concurrent use.
@@ -101,9 +101,11 @@ func (s *Stack) listenClaimed(network string, laddr netip.AddrPort, claim *claim
 func (s *Stack) addClaim(c *claim) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for other := range s.claims {
-		if c.port != 0 && c.overlaps(other) {
-			return false
+	if c.port != 0 {
+		for other := range s.claims {
+			if c.overlaps(other) {
+				return false
+			}
 		}
 	}
 	s.claims[c] = struct{}{}
