@@ -72,7 +72,8 @@ func newLink(mtu int, done <-chan struct{}, silence *silenceWatch) *link {
 	return &link{mtu: uint32(mtu), done: done, wake: make(chan struct{}, 1), silence: silence}
 }
 
-// WritePackets implements [stack.LinkWriter].
+// WritePackets implements [stack.LinkWriter]. A packet that is dropped for want of room is no error: it is lost, as on
+// any link.
 func (l *link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 	for _, pkt := range pkts.AsSlice() {
 		l.silence.sent(pkt)
@@ -82,18 +83,12 @@ func (l *link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 		l.mu.Unlock()
 		return 0, &tcpip.ErrClosedForSend{}
 	}
-	n := 0
 	for _, pkt := range pkts.AsSlice() {
-		if l.pushLocked(pkt) {
-			n++
-		}
+		l.pushLocked(pkt)
 	}
 	l.mu.Unlock()
 	l.notify()
-	if n == 0 {
-		return 0, &tcpip.ErrNoBufferSpace{}
-	}
-	return n, nil
+	return pkts.Len(), nil
 }
 
 // resend queues packets a second time. It takes over the caller's references.
@@ -117,15 +112,14 @@ func (l *link) notify() {
 }
 
 // The caller holds l.mu.
-func (l *link) pushLocked(pkt *stack.PacketBuffer) bool {
+func (l *link) pushLocked(pkt *stack.PacketBuffer) {
 	class := classify(pkt)
 	if class == classControl && l.counts[class] >= maxControlPackets || class == classAck && l.counts[class] >= maxAckPackets {
 		l.dropped++
-		return false
+		return
 	}
 	l.counts[class]++
 	l.queue = append(l.queue, queued{pkt.IncRef(), class})
-	return true
 }
 
 func classify(pkt *stack.PacketBuffer) packetClass {
