@@ -23,12 +23,20 @@ func protocolOf(addr netip.Addr) tcpip.NetworkProtocolNumber {
 	return ipv6.ProtocolNumber
 }
 
+// gvisorAddr does not allocate, as tcpip.AddrFromSlice(addr.AsSlice()) does.
+func gvisorAddr(addr netip.Addr) tcpip.Address {
+	if addr.Is4() {
+		return tcpip.AddrFrom4(addr.As4())
+	}
+	return tcpip.AddrFrom16(addr.As16())
+}
+
 // fullAddress leaves the NIC at zero: naming the tunnel's NIC would cut the loopback off.
 // An unspecified address becomes the empty one, which is gVisor's wildcard for both families.
 func fullAddress(ap netip.AddrPort) tcpip.FullAddress {
 	fa := tcpip.FullAddress{Port: ap.Port()}
 	if ap.Addr().IsValid() && !ap.Addr().IsUnspecified() {
-		fa.Addr = tcpip.AddrFromSlice(ap.Addr().AsSlice())
+		fa.Addr = gvisorAddr(ap.Addr())
 	}
 	return fa
 }

@@ -73,7 +73,8 @@ func newLink(s *Stack, cfg Config) *link {
 
 func (l *link) now() time.Duration { return time.Since(l.begin) }
 
-// WritePackets implements [stack.LinkWriter].
+// WritePackets implements [stack.LinkWriter]. A packet that is dropped for want of room is no error: it is lost, as on
+// any link.
 func (l *link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 	for _, pkt := range pkts.AsSlice() {
 		l.silence.sent(pkt)
@@ -83,18 +84,12 @@ func (l *link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 		l.mu.Unlock()
 		return 0, &tcpip.ErrClosedForSend{}
 	}
-	n := 0
 	for _, pkt := range pkts.AsSlice() {
-		if l.pushLocked(pkt) {
-			n++
-		}
+		l.pushLocked(pkt)
 	}
 	l.mu.Unlock()
 	l.notify()
-	if n == 0 {
-		return 0, &tcpip.ErrNoBufferSpace{}
-	}
-	return n, nil
+	return pkts.Len(), nil
 }
 
 // resend queues packets a second time. It takes over the caller's references.
@@ -118,18 +113,17 @@ func (l *link) notify() {
 }
 
 // The caller holds l.mu, as for all methods that end in Locked.
-func (l *link) pushLocked(pkt *stack.PacketBuffer) bool {
+func (l *link) pushLocked(pkt *stack.PacketBuffer) {
 	class := classify(pkt)
 	peer, ok := l.routes.Load().lookup(netipAddr(pkt.Network().DestinationAddress()))
 	if !ok || class == classControl && l.counts[class] >= maxControlPackets || class == classAck && l.counts[class] >= maxAckPackets {
 		l.dropped++
-		return false
+		return
 	}
 	q := l.queueLocked(peer)
 	l.counts[class]++
 	q.push(queued{pkt.IncRef(), class})
 	l.offerLocked(q)
-	return true
 }
 
 func (l *link) queueLocked(peer PeerID) *peerQueue {

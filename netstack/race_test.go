@@ -4,4 +4,5 @@
 
 package netstack_test
 
+// The race detector makes everything several times slower: the long tests do less with it.
 const raceEnabled = true

@@ -129,39 +129,46 @@ func TestPendingDialEnds(t *testing.T) {
 	}
 	for name, dial := range dials {
 		for _, dst := range []netip.Addr{addrB4, addrB6} {
-			a.SetRoutes(routed)
 			got := make(chan error)
-			ctx, cancel := context.WithCancel(context.Background())
-			defer cancel()
+			var ctx context.Context
+			var cancel context.CancelFunc
 			pending := func() {
 				t.Helper()
+				ctx, cancel = context.WithCancel(context.Background())
+				t.Cleanup(cancel)
 				go func() { got <- dial(ctx, dst) }() // ended below
 				if !eventually(func() bool { return a.PendingDials() == 1 && a.Endpoints() == 1 }) {
 					t.Fatalf("%s to %s does not wait", name, dst)
 				}
 			}
-			ended := func(why string, want error) {
+			// A busy machine may let one wake-up take longer; it does not do so three times in a row.
+			ends := func(why string, want error, end func()) {
 				t.Helper()
-				start := time.Now()
-				err := <-got
-				if took := time.Since(start); took > 50*time.Millisecond {
-					t.Errorf("%s to %s, %s: ended after %v", name, dst, why, took)
+				shortest := time.Hour
+				for range 3 {
+					a.SetRoutes(routed)
+					pending()
+					start := time.Now()
+					end()
+					err := <-got
+					shortest = min(shortest, time.Since(start))
+					if !errors.Is(err, want) {
+						t.Errorf("%s to %s, %s: %v", name, dst, why, err)
+					}
+					if a.PendingDials() != 0 || a.Endpoints() != 0 {
+						t.Errorf("%s to %s, %s: %d dials and %d endpoints are left", name, dst, why, a.PendingDials(), a.Endpoints())
+					}
 				}
-				if !errors.Is(err, want) {
-					t.Errorf("%s to %s, %s: %v", name, dst, why, err)
-				}
-				if a.PendingDials() != 0 || a.Endpoints() != 0 {
-					t.Errorf("%s to %s, %s: %d dials and %d endpoints are left", name, dst, why, a.PendingDials(), a.Endpoints())
+				if shortest > 50*time.Millisecond {
+					t.Errorf("%s to %s, %s: ended after %v", name, dst, why, shortest)
 				}
 			}
-			pending()
-			a.SetRoutes(append([]netstack.Route{{Prefix: netip.MustParsePrefix("10.9.0.0/16")}}, routed...)) // is not of its concern
-			a.SetRoutes(routed[:0])
-			ended("route removed", syscall.ENETUNREACH)
+			ends("route removed", syscall.ENETUNREACH, func() {
+				a.SetRoutes(append([]netstack.Route{{Prefix: netip.MustParsePrefix("10.9.0.0/16")}}, routed...)) // is not of its concern
+				a.SetRoutes(nil)
+			})
+			ends("canceled after the start", context.Canceled, func() { cancel() })
 			a.SetRoutes(routed)
-			pending()
-			cancel()
-			ended("canceled after the start", context.Canceled)
 			if err := dial(ctx, dst); !errors.Is(err, context.Canceled) || a.Endpoints() != 0 {
 				t.Errorf("%s to %s, canceled before the start: %v", name, dst, err)
 			}

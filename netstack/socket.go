@@ -31,14 +31,15 @@ type socket struct {
 
 // side is one direction of a socket.
 type side struct {
-	mu       sync.Mutex // held by the one caller that reads or writes; guards buf and payload
+	mu       sync.Mutex // held by the one caller that reads or writes; guards buf, payload and to
 	deadline deadline
 	ready    chan struct{} // holds one token when gVisor has signaled the side
 	entry    waiter.Entry
-	// buf and payload are what gVisor reads from and writes to, kept here since a pointer to a local one would make
-	// every call allocate.
+	// buf, payload and to are what gVisor reads from and writes to, kept here since a pointer to a local one would
+	// make every call allocate.
 	buf     tcpip.SliceWriter
 	payload payload
+	to      tcpip.FullAddress
 }
 
 const (

@@ -164,7 +164,7 @@ func (s *Stack) addAddress(nic tcpip.NICID, prefix netip.Prefix) error {
 	err := s.stack.AddProtocolAddress(nic, tcpip.ProtocolAddress{
 		Protocol: protocolOf(prefix.Addr()),
 		AddressWithPrefix: tcpip.AddressWithPrefix{
-			Address:   tcpip.AddrFromSlice(prefix.Addr().AsSlice()),
+			Address:   gvisorAddr(prefix.Addr()),
 			PrefixLen: prefix.Bits(),
 		},
 	}, stack.AddressProperties{})
@@ -243,9 +243,9 @@ func (s *Stack) SetSession(peer PeerID, until time.Time) {
 // no harm. What the device has dropped need not be told: after 5 ms with nothing sent it is taken for lost.
 func (s *Stack) Sent(n int) { s.link.sent(n) }
 
-// Close ends the stack: its connections are aborted (the other side sees a reset, if that packet still leaves),
-// its listeners closed, everything that waits returns [net.ErrClosed]. It returns when all goroutines of the stack
-// have ended. It is idempotent and may be called at any moment.
+// Close ends the stack: its connections are aborted, its listeners closed, everything that waits returns
+// [net.ErrClosed]. It returns when all goroutines of the stack have ended. It is idempotent and may be called at any
+// moment. The other sides learn of it by the resets that the device still reads before it gets [os.ErrClosed].
 func (s *Stack) Close() error {
 	s.closeOnce.Do(func() {
 		close(s.done)
@@ -364,10 +364,10 @@ func (o *ownAddresses) routeTable() []tcpip.Route {
 	var table []tcpip.Route
 	add := func(p netip.Prefix, nic tcpip.NICID, source netip.Addr) {
 		subnet := tcpip.AddressWithPrefix{
-			Address:   tcpip.AddrFromSlice(p.Masked().Addr().AsSlice()),
+			Address:   gvisorAddr(p.Masked().Addr()),
 			PrefixLen: p.Bits(),
 		}.Subnet()
-		table = append(table, tcpip.Route{Destination: subnet, NIC: nic, SourceHint: tcpip.AddrFromSlice(source.AsSlice())})
+		table = append(table, tcpip.Route{Destination: subnet, NIC: nic, SourceHint: gvisorAddr(source)})
 	}
 	for _, p := range o.prefixes {
 		add(p, tunnelNIC, p.Addr())
@@ -376,10 +376,10 @@ func (o *ownAddresses) routeTable() []tcpip.Route {
 	add(netip.PrefixFrom(loopback6, 128), loopbackNIC, loopback6)
 	slices.SortStableFunc(table, func(a, b tcpip.Route) int { return b.Destination.Prefix() - a.Destination.Prefix() })
 	if o.first4.IsValid() {
-		table = append(table, tcpip.Route{Destination: header.IPv4EmptySubnet, NIC: tunnelNIC, SourceHint: tcpip.AddrFromSlice(o.first4.AsSlice())})
+		table = append(table, tcpip.Route{Destination: header.IPv4EmptySubnet, NIC: tunnelNIC, SourceHint: gvisorAddr(o.first4)})
 	}
 	if o.first6.IsValid() {
-		table = append(table, tcpip.Route{Destination: header.IPv6EmptySubnet, NIC: tunnelNIC, SourceHint: tcpip.AddrFromSlice(o.first6.AsSlice())})
+		table = append(table, tcpip.Route{Destination: header.IPv6EmptySubnet, NIC: tunnelNIC, SourceHint: gvisorAddr(o.first6)})
 	}
 	return table
 }

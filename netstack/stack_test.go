@@ -167,8 +167,8 @@ func TestUseAfterClose(t *testing.T) {
 func TestCloseUnderFlood(t *testing.T) {
 	checkGoroutines(t)
 	cycles := 200
-	if testing.Short() {
-		cycles = 20
+	if testing.Short() || raceEnabled {
+		cycles = 40
 	}
 	for range cycles {
 		closeUnderFlood(t)
@@ -241,7 +241,7 @@ func closeIt(tb testing.TB, c io.Closer) {
 func TestCloseDuringUse(t *testing.T) {
 	checkGoroutines(t)
 	cycles := 50
-	if testing.Short() {
+	if testing.Short() || raceEnabled {
 		cycles = 10
 	}
 	for range cycles {

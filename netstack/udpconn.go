@@ -136,7 +136,7 @@ func (c *UDPConn) Write(b []byte) (int, error) {
 	if !c.remote.IsValid() {
 		return 0, c.opError("write", c.remote, os.NewSyscallError("write", syscall.EDESTADDRREQ))
 	}
-	return c.send(b, c.remote, tcpip.WriteOptions{})
+	return c.send(b, c.remote)
 }
 
 // WriteTo implements [net.PacketConn]. addr has to be a [*net.UDPAddr] with an address of the socket's family and a
@@ -157,13 +157,7 @@ func (c *UDPConn) WriteToUDPAddrPort(b []byte, addr netip.AddrPort) (int, error)
 	if err := c.checkDestination(to); err != nil {
 		return 0, c.opError("write", addr, err)
 	}
-	dst := fullAddress(to)
-	opts := tcpip.WriteOptions{To: &dst}
-	if source, ok := c.stack.source6(to.Addr()); ok && c.local.Addr().IsUnspecified() {
-		opts.ControlMessages.HasIPv6PacketInfo = true
-		opts.ControlMessages.IPv6PacketInfo.Addr = tcpip.AddrFromSlice(source.AsSlice())
-	}
-	return c.send(b, to, opts)
+	return c.send(b, to)
 }
 
 func (c *UDPConn) checkDestination(to netip.AddrPort) error {
@@ -184,7 +178,7 @@ func (c *UDPConn) checkDestination(to netip.AddrPort) error {
 	return nil
 }
 
-func (c *UDPConn) send(b []byte, to netip.AddrPort, opts tcpip.WriteOptions) (int, error) {
+func (c *UDPConn) send(b []byte, to netip.AddrPort) (int, error) {
 	c.write.mu.Lock()
 	defer c.write.mu.Unlock()
 	if err := c.check(&c.write); err != nil {
@@ -200,6 +194,15 @@ func (c *UDPConn) send(b []byte, to netip.AddrPort, opts tcpip.WriteOptions) (in
 	}
 	if !c.stack.reachable(to.Addr()) {
 		return 0, c.opError("write", to, os.NewSyscallError("sendto", syscall.ENETUNREACH))
+	}
+	var opts tcpip.WriteOptions
+	if !c.remote.IsValid() {
+		c.write.to = fullAddress(to)
+		opts.To = &c.write.to
+		if source, ok := c.stack.source6(to.Addr()); ok && c.local.Addr().IsUnspecified() {
+			opts.ControlMessages.HasIPv6PacketInfo = true
+			opts.ControlMessages.IPv6PacketInfo.Addr = gvisorAddr(source)
+		}
 	}
 	peer, remote := c.stack.PeerFor(to.Addr())
 	for {
