@@ -83,13 +83,14 @@ func coalesce(batch []inboundPacket) (n, size int) {
 
 // follows says whether p continues a run that last ends: the same flow, the next byte, and headers that differ in
 // nothing that the stack could see. All but the last have the first one's payload size; a pushed segment is the last.
-// These are the rules of Linux's GRO.
+// These are the rules of Linux's GRO, which lets windows differ and merges a FIN too: that is not worth a rule here.
 func (p *inboundPacket) follows(last, first *inboundPacket) bool {
-	if !p.isSegment() || p.ipLen != last.ipLen || p.allLen != last.allLen {
+	if !p.isSegment() || p.ipLen != last.ipLen {
 		return false
 	}
 	a, b := last.tcp(), p.tcp()
-	return !a.Flags().Contains(header.TCPFlagPsh) && a[header.TCPDataOffset] == b[header.TCPDataOffset] && // and reserved bits
+	return !a.Flags().Contains(header.TCPFlagPsh) &&
+		a[header.TCPDataOffset] == b[header.TCPDataOffset] && // and the reserved bits beside it
 		len(last.payload()) == len(first.payload()) && len(p.payload()) <= len(first.payload()) &&
 		b.SequenceNumber() == a.SequenceNumber()+uint32(len(last.payload())) &&
 		a.SourcePort() == b.SourcePort() && a.DestinationPort() == b.DestinationPort() &&
@@ -98,10 +99,11 @@ func (p *inboundPacket) follows(last, first *inboundPacket) bool {
 		bytes.Equal(last.options(), p.options())
 }
 
-// sameIP compares traffic class with its ECN bits (RFC 3168, section 5.3), flow label or fragment flags, and time to live.
+// sameIP compares, of two packets of one family, traffic class with its ECN bits (RFC 3168, section 5.3), flow label or
+// fragment flags, and time to live. IDs may differ: nobody looks at them past reassembly (RFC 6864, section 4.1).
 func sameIP(a, b []byte) bool {
 	if isIPv4(a) {
-		return isIPv4(b) && a[1] == b[1] && a[6] == b[6] && a[7] == b[7] && a[8] == b[8]
+		return a[1] == b[1] && a[6] == b[6] && a[7] == b[7] && a[8] == b[8]
 	}
 	return bytes.Equal(a[:4], b[:4]) && a[7] == b[7]
 }

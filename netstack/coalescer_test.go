@@ -196,6 +196,40 @@ func TestCoalesceKeepsApart(t *testing.T) {
 	}
 }
 
+// What may not be merged at all is not, among its like either.
+func TestCoalesceKeepsAllApart(t *testing.T) {
+	never := []string{
+		"FIN", "SYN", "RST", "URG", "ECE", "CWR", "no ACK", "no payload", "first fragment", "later fragment", "IP options",
+	}
+	for family, base := range map[int]tcpPacket{4: base4(), 6: base6()} {
+		for _, u := range unlike {
+			if u.family != 0 && u.family != family || !slices.Contains(never, u.name) {
+				continue
+			}
+			t.Run(fmt.Sprintf("%s/IPv%d", u.name, family), func(t *testing.T) {
+				p := base
+				u.change(&p)
+				next := p.follower(len(p.payload))
+				packets := bytesOf(p, next, next.follower(len(p.payload)))
+				if got, runs := mergeAll(checkAll(t, packets...)); !slices.Equal(runs, []int{1, 1, 1}) || !slices.EqualFunc(got, packets, bytes.Equal) {
+					t.Errorf("runs of %v, or packets changed", runs)
+				}
+			})
+		}
+	}
+	t.Run("IP options in the place of the TCP header", func(t *testing.T) {
+		a := base4()
+		packets := bytesOf(a, a.follower(1000))
+		for _, b := range packets {
+			b[0] = 0x46 // the ports are now options, and all checksums are right at the old places
+			resum4(b)
+		}
+		if _, runs := mergeAll(checkAll(t, packets...)); len(runs) != 2 {
+			t.Errorf("runs of %v", runs)
+		}
+	})
+}
+
 // Each run ends where it has to, and nothing overtakes anything.
 func TestCoalesceEndsRuns(t *testing.T) {
 	line := func(base tcpPacket, payloads ...int) []tcpPacket {

@@ -53,8 +53,8 @@ func (s *segmenter) start(pkt *stack.PacketBuffer) {
 	s.copy(s.header[:s.allLen])
 	s.left = pkt.Data().Size()
 	s.mss = int(pkt.GSOOptions.MSS)
-	if s.left <= s.mss || s.mss == 0 {
-		s.mss = max(s.left, 1)
+	if s.mss == 0 {
+		s.mss = s.left
 	}
 	ip, tcp := s.header[:ipLen], header.TCP(s.header[ipLen:s.allLen])
 	s.seq, s.last = tcp.SequenceNumber(), tcp.Flags()
