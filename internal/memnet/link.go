@@ -261,16 +261,16 @@ func (l *link) deliver(now time.Duration) {
 		var run queue // of one sender to one receiver
 		for first := l.pipe.head; l.pipe.head != nil && l.pipe.head.arrival <= now &&
 			l.pipe.head.to == first.to && l.pipe.head.from == first.from; {
-			run.push(l.arrived())
+			run.push(l.take(&l.pipe))
 		}
 		l.hand(&run)
 	}
 	l.arm(now)
 }
 
-// arrived takes the first datagram out of pipe.
-func (l *link) arrived() *datagram {
-	d := l.pipe.pop()
+// take takes the first datagram out of pipe or held: it is under way no more.
+func (l *link) take(q *queue) *datagram {
+	d := q.pop()
 	if d.charged {
 		l.net.refund(d.memory())
 		d.charged = false
@@ -363,8 +363,9 @@ func (l *link) stop() {
 		l.net.timers.Done()
 	}
 	for _, q := range []*queue{&l.held, &l.pipe} {
-		l.stats.Cut += uint64(q.len)
-		l.stats.InFlight -= uint64(q.len)
-		q.clear()
+		for q.head != nil {
+			l.stats.Cut++
+			l.take(q).free()
+		}
 	}
 }

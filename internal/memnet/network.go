@@ -34,6 +34,7 @@ type Options struct {
 // A Network is a datagram network in memory. All methods are safe for concurrent use.
 type Network struct {
 	opts     Options
+	maxLinks int // maxLinks, but in tests
 	epoch    time.Time
 	inFlight atomic.Int64   // memory of all that is under way
 	timers   sync.WaitGroup // links' timers that are pending or firing
@@ -56,7 +57,8 @@ func New(opts Options) *Network {
 	setDefault(&opts.ReceiveBuffer, defaultReceiveBuffer)
 	setDefault(&opts.MaxInFlight, defaultMaxInFlight)
 	return &Network{
-		opts:    opts,
+		opts:     opts,
+		maxLinks: maxLinks,
 		epoch:   time.Now(),
 		hosts:   make(map[netip.Addr]*Host),
 		conns:   make(map[netip.AddrPort]*Conn),
@@ -67,9 +69,10 @@ func New(opts Options) *Network {
 }
 
 // ListenPacket opens an endpoint, a [*Conn], as [net.ListenConfig.ListenPacket] does. network is "udp", "udp4" or
-// "udp6". address is an IP address and a port: an address that no host has gets a new host, which goes away with its
-// last endpoint. Without an address (":0") the endpoint is on a new host as of [Network.NewHost] and is told its
-// address. Port 0 picks a free port. A port that is in use is [syscall.EADDRINUSE], a closed Network [net.ErrClosed].
+// "udp6". address is an IP address and a port; an address that no host has gets a new host, which goes away with its
+// last endpoint. Without an address (":0") the endpoint gets a new host with addresses that are picked as by
+// [Network.NewHost]: its LocalAddr says which. Port 0 picks a free port. A port that is in use is
+// [syscall.EADDRINUSE], a closed Network [net.ErrClosed].
 func (n *Network) ListenPacket(ctx context.Context, network, address string) (net.PacketConn, error) {
 	local, err := parseListen(ctx, network, address)
 	if err != nil {
@@ -104,9 +107,9 @@ func (n *Network) SetLink(from, to netip.Addr, w Link) error {
 	}
 	n.mu.RLock()
 	defer n.mu.RUnlock()
-	l, err := n.link(from.Unmap(), to.Unmap())
+	l, err := n.namedLink(from, to)
 	if err != nil {
-		return fmt.Errorf("link from %s to %s: %w", from, to, err)
+		return err
 	}
 	l.set(w, true)
 	return nil
@@ -141,10 +144,10 @@ func (n *Network) Heal(a, b netip.Addr) error { return n.setCut(a, b, false) }
 func (n *Network) setCut(a, b netip.Addr, cut bool) error {
 	n.mu.RLock()
 	defer n.mu.RUnlock()
-	for _, p := range []pair{{a.Unmap(), b.Unmap()}, {b.Unmap(), a.Unmap()}} {
-		l, err := n.link(p.from, p.to)
+	for _, p := range []pair{{a, b}, {b, a}} {
+		l, err := n.namedLink(p.from, p.to)
 		if err != nil {
-			return fmt.Errorf("link from %s to %s: %w", p.from, p.to, err)
+			return err
 		}
 		l.mu.Lock()
 		l.cut = cut
@@ -176,6 +179,18 @@ func (n *Network) Close() error {
 // now is the time since the Network was made.
 func (n *Network) now() time.Duration { return time.Since(n.epoch) }
 
+// namedLink is link for addresses from outside of the package.
+func (n *Network) namedLink(from, to netip.Addr) (*link, error) {
+	if !from.IsValid() || !to.IsValid() {
+		return nil, fmt.Errorf("link from %s to %s: %w", from, to, errAddress)
+	}
+	l, err := n.link(from.Unmap(), to.Unmap())
+	if err != nil {
+		return nil, fmt.Errorf("link from %s to %s: %w", from, to, err)
+	}
+	return l, nil
+}
+
 // link finds or makes a link. The caller holds mu.
 func (n *Network) link(from, to netip.Addr) (*link, error) {
 	p := pair{from, to}
@@ -193,8 +208,8 @@ func (n *Network) link(from, to netip.Addr) (*link, error) {
 	if l = n.links[p]; l != nil {
 		return l, nil
 	}
-	if len(n.links) >= maxLinks {
-		return nil, fmt.Errorf("the network has its most links, %d: %w", maxLinks, syscall.ENOBUFS)
+	if len(n.links) >= n.maxLinks {
+		return nil, fmt.Errorf("the network has its most links, %d: %w", n.maxLinks, syscall.ENOBUFS)
 	}
 	l = &link{net: n, key: linkKey(n.opts.Seed, from, to), weather: n.def.resolve()}
 	n.links[p] = l

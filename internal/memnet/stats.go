@@ -16,7 +16,7 @@ type Stats struct {
 	Reordered uint64 // held back; of those that go on
 	Corrupted uint64 // with a bit flipped; of those that go on
 
-	Cut          uint64 // dropped: the link was cut or down
+	Cut          uint64 // dropped: the link was cut or down, or the Network was closed
 	TooBig       uint64 // dropped, or refused with EMSGSIZE: larger than the MTU
 	QueueDrops   uint64 // dropped: Link.Queue or Options.MaxInFlight was full
 	Lost         uint64 // dropped by Link.Loss
