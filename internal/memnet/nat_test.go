@@ -108,7 +108,7 @@ func TestNATTimeout(t *testing.T) {
 			time.Sleep(tc.want - 1)
 			write(t, c, first, "in time")
 			wantRead(t, a, "in time", addrPort(c))
-			time.Sleep(1) // inbound traffic has not refreshed
+			time.Sleep(time.Nanosecond) // inbound traffic has not refreshed
 			write(t, c, first, "too late")
 			wantNothing(t, a)
 			if _, ok := nat.Outside(addrPort(a)); ok {
@@ -221,6 +221,7 @@ func TestNATBounds(t *testing.T) {
 		if len(nat.byInside) != 1 {
 			t.Errorf("%d mappings, want those that expired to be gone", len(nat.byInside))
 		}
+		nat.next = 60_000
 		for i := range 20_000 { // the ports go round
 			from := netip.AddrPortFrom(addrB, uint16(3000+i))
 			if _, ok := nat.outbound(from, addrPort(c)); !ok {
@@ -232,6 +233,24 @@ func TestNATBounds(t *testing.T) {
 			t.Errorf("%d and %d mappings", len(nat.byInside), len(nat.byPort))
 		}
 	})
+}
+
+// TestNATPorts: the ports begin again after the last, and skip those in use.
+func TestNATPorts(t *testing.T) {
+	_, nat, a, b, c := natted(t, 0)
+	if got := mappingOf(t, a, c).Port(); got != firstNATPort {
+		t.Errorf("the first port is %d", got)
+	}
+	nat.next = 65535
+	for i, want := range []uint16{65535, firstNATPort + 1} {
+		from, _ := nat.outbound(netip.AddrPortFrom(addrB, uint16(i+1)), addrPort(c))
+		if from.Port() != want {
+			t.Errorf("the next port is %d, want %d", from.Port(), want)
+		}
+	}
+	write(t, c, netip.AddrPortFrom(outsideAddr, firstNATPort), "still A's")
+	wantRead(t, a, "still A's", addrPort(c))
+	wantNothing(t, b)
 }
 
 func TestNATErrors(t *testing.T) {

@@ -59,12 +59,12 @@ func New(opts Options) *Network {
 	return &Network{
 		opts:     opts,
 		maxLinks: maxLinks,
-		epoch:   time.Now(),
-		hosts:   make(map[netip.Addr]*Host),
-		conns:   make(map[netip.AddrPort]*Conn),
-		outside: make(map[netip.Addr]*NAT),
-		inside:  make(map[netip.Addr]*NAT),
-		links:   make(map[pair]*link),
+		epoch:    time.Now(),
+		hosts:    make(map[netip.Addr]*Host),
+		conns:    make(map[netip.AddrPort]*Conn),
+		outside:  make(map[netip.Addr]*NAT),
+		inside:   make(map[netip.Addr]*NAT),
+		links:    make(map[pair]*link),
 	}
 }
 

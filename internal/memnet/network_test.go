@@ -201,6 +201,8 @@ func TestHostsGoAway(t *testing.T) {
 	}
 	_, err = h.ListenPacket(t.Context(), "udp", ":0")
 	wantError(t, err, syscall.EADDRNOTAVAIL)
+	_, err = h.ListenPacket(t.Context(), "tcp", ":0")
+	wantError(t, err, net.UnknownNetworkError("tcp"))
 	if len(n.hosts)+len(n.conns) != 0 {
 		t.Errorf("%v and %v are left", n.hosts, n.conns)
 	}
@@ -320,6 +322,10 @@ func TestMoveDualStack(t *testing.T) {
 func TestClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n, a, b := couple(t, Options{}, Link{Latency: time.Second, Reorder: 0.5, Hold: time.Hour})
+		h, err := n.NewHost()
+		if err != nil {
+			t.Fatal(err)
+		}
 		errs := make(chan error, 1)
 		go func() { // ends with n
 			_, _, err := b.ReadFrom(nil)
@@ -348,11 +354,13 @@ func TestClose(t *testing.T) {
 		}
 		checkSum(t, s)
 
-		_, err := a.WriteToUDPAddrPort(nil, addrPort(b))
+		_, err = a.WriteToUDPAddrPort(nil, addrPort(b))
 		wantError(t, err, net.ErrClosed)
 		_, err = n.ListenPacket(t.Context(), "udp", ":0")
 		wantError(t, err, net.ErrClosed)
 		_, err = n.NewHost()
+		wantError(t, err, net.ErrClosed)
+		_, err = h.ListenPacket(t.Context(), "udp", ":0")
 		wantError(t, err, net.ErrClosed)
 		wantError(t, n.SetLink(addrC, addrA, Link{}), net.ErrClosed)
 		wantError(t, n.SetDefault(Link{}), net.ErrClosed)
