@@ -329,7 +329,7 @@ func (c *Conn) SetWriteDeadline(t time.Time) error {
 	return nil
 }
 
-// deadline is a deadline in the time of now: 0 for none, and never 0 for one.
+// deadline is a deadline in the time of now: 0 for none, and never 0 for one, as 1 is over too.
 func (n *Network) deadline(t time.Time) time.Duration {
 	if t.IsZero() {
 		return 0

@@ -335,13 +335,33 @@ func TestReceiveBuffer(t *testing.T) {
 		t.Errorf("received %v, want two", got)
 	}
 	wantError(t, b.SetReadBuffer(0), syscall.EINVAL)
+	// Each datagram that is read makes room for one.
+	for i := range 2 {
+		write(t, a, addrPort(b), number(i))
+	}
+	for i := range 5 {
+		wantRead(t, b, number(i), addrPort(a))
+		write(t, a, addrPort(b), number(i+2))
+	}
+	if b.Dropped() != 6 {
+		t.Errorf("%d dropped, want no more than before", b.Dropped())
+	}
+	b.Close()
+	if b.queue.len != 0 || b.memory != 0 {
+		t.Errorf("closed, it keeps %d datagrams", b.queue.len)
+	}
 }
 
 // TestReadDeadlineExact: a deadline is neither early nor late.
 func TestReadDeadlineExact(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, _, b := couple(t, Options{}, Link{})
-		for _, d := range []time.Duration{1, time.Millisecond, time.Hour} {
+		if err := b.SetReadDeadline(b.host.net.epoch); err != nil { // which is 0 in the time of now
+			t.Fatal(err)
+		}
+		_, _, err := b.ReadFrom(nil)
+		wantError(t, err, os.ErrDeadlineExceeded)
+		for _, d := range []time.Duration{0, 1, time.Millisecond, time.Hour} {
 			start := time.Now()
 			if err := b.SetReadDeadline(start.Add(d)); err != nil {
 				t.Fatal(err)

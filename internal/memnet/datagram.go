@@ -53,10 +53,7 @@ func newDatagram(b []byte, from, to netip.AddrPort) *datagram {
 }
 
 // free gives d back. Nobody may use it any more.
-func (d *datagram) free() {
-	d.next, d.charged = nil, false
-	pools[d.class].Put(d)
-}
+func (d *datagram) free() { pools[d.class].Put(d) }
 
 // memory is what d counts for in buffers that are bounded by memory.
 func (d *datagram) memory() int { return 1 << d.class }

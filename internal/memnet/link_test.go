@@ -63,6 +63,36 @@ func TestLatency(t *testing.T) {
 	}
 }
 
+// TestManyEndpointsOnALink: what arrives together goes to whom it is for.
+func TestManyEndpointsOnALink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, a, b := couple(t, Options{}, Link{Latency: time.Second})
+		a2, b2 := listen(t, n, addrA.String()+":1001"), listen(t, n, addrB.String()+":2001")
+		out, err := n.AddNAT(outsideAddr, 0, addrC)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := listen(t, n, addrC.String()+":3000")
+		setLink(t, n, addrA, outsideAddr, Link{Latency: time.Second})
+		write(t, c, addrPort(a), "hello")
+		natted, _ := out.Outside(addrPort(c))
+		for _, p := range []struct {
+			from *Conn
+			to   netip.AddrPort
+		}{{a, addrPort(b)}, {a, addrPort(b2)}, {a2, addrPort(b2)}, {a2, addrPort(b)}, {a, natted}, {a2, natted}} {
+			write(t, p.from, p.to, addrPort(p.from).String()+p.to.String())
+		}
+		time.Sleep(2 * time.Second)
+		for _, p := range []struct{ from, to *Conn }{{a, b}, {a2, b}, {a, b2}, {a2, b2}} {
+			wantRead(t, p.to, addrPort(p.from).String()+addrPort(p.to).String(), addrPort(p.from))
+		}
+		wantRead(t, c, addrPort(a).String()+natted.String(), addrPort(a))
+		if s := n.Stats(addrA, outsideAddr); s.Filtered != 1 || s.Delivered != 1 {
+			t.Errorf("%+v, want that of the port that C has not written to filtered", s)
+		}
+	})
+}
+
 func TestJitter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const latency, jitter = 10 * time.Millisecond, 4 * time.Millisecond
@@ -313,7 +343,13 @@ func TestChange(t *testing.T) {
 		start := time.Now()
 		write(t, a, addrPort(b), "slow")
 		setLink(t, n, addrA, addrB, Link{})
-		write(t, a, addrPort(b), "fast, but behind")
+		for range 2 {
+			write(t, a, addrPort(b), "fast, but behind")
+		}
+		if got := n.inFlight.Load(); got != 3*256 {
+			t.Errorf("%d bytes under way, want those of three datagrams", got)
+		}
+		wantAt(t, b, start, 50*time.Millisecond)
 		wantAt(t, b, start, 50*time.Millisecond)
 		wantAt(t, b, start, 50*time.Millisecond)
 		start = time.Now()
@@ -335,6 +371,22 @@ func TestChange(t *testing.T) {
 		write(t, b, addrPort(a), "other link")
 		wantAt(t, a, start, time.Second)
 		wantAt(t, b, start, time.Hour)
+	})
+}
+
+// TestLateTimer: on a real clock a timer may be late. A write then does its work first, so that nothing is overtaken.
+func TestLateTimer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, a, b := couple(t, Options{}, Link{Reorder: 1, Hold: time.Second})
+		write(t, a, addrPort(b), "held")
+		l := n.links[pair{addrA, addrB}]
+		l.timer.Stop()
+		time.Sleep(time.Second)
+		l.weather.Reorder = 0
+		write(t, a, addrPort(b), "next")
+		wantRead(t, b, "held", addrPort(a))
+		wantRead(t, b, "next", addrPort(a))
+		l.timer.Reset(0)
 	})
 }
 

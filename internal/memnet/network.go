@@ -59,7 +59,7 @@ func New(opts Options) *Network {
 	return &Network{
 		opts:     opts,
 		maxLinks: maxLinks,
-		epoch:    time.Now(),
+		epoch:    time.Now().Add(-time.Nanosecond), // so that now is never 0
 		hosts:    make(map[netip.Addr]*Host),
 		conns:    make(map[netip.AddrPort]*Conn),
 		outside:  make(map[netip.Addr]*NAT),
@@ -176,7 +176,7 @@ func (n *Network) Close() error {
 	return nil
 }
 
-// now is the time since the Network was made.
+// now is the time since the Network was made, at least 1.
 func (n *Network) now() time.Duration { return time.Since(n.epoch) }
 
 // namedLink is link for addresses from outside of the package.

@@ -372,6 +372,28 @@ func TestClose(t *testing.T) {
 	})
 }
 
+// TestCloseWaits: Close returns after a delivery that is in progress.
+func TestCloseWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := New(Options{})
+		n.timers.Add(1) // a timer has fired
+		closed := false
+		go func() { // ends with the delivery
+			n.Close()
+			closed = true
+		}()
+		synctest.Wait()
+		if closed {
+			t.Error("Close has not waited")
+		}
+		n.timers.Done()
+		synctest.Wait()
+		if !closed {
+			t.Error("Close still waits")
+		}
+	})
+}
+
 // TestCloseUnderTraffic closes and changes everything while datagrams fly, on a real clock. At its end nothing is left.
 func TestCloseUnderTraffic(t *testing.T) {
 	before := runtime.NumGoroutine()
