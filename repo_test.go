@@ -71,7 +71,8 @@ var reach = []struct {
 	inTests bool
 }{
 	{gvisor, []string{"netstack", "internal/testpeer"}, false},
-	{wireguard, []string{"netstack", "internal/testpeer", "wgnet", "internal/outer"}, true},
+	// internal/bench measures upstream's parts as they are published.
+	{wireguard, []string{"netstack", "internal/testpeer", "wgnet", "internal/outer", "internal/bench"}, true},
 }
 
 // never says what no file of a folder may import; freeTests says that its tests may.

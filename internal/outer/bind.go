@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
-	"golang.zx2c4.com/wireguard/device"
 )
 
 const (
@@ -119,11 +118,17 @@ func (b *bind) Send(bufs [][]byte, to conn.Endpoint) error {
 	return err
 }
 
-// dataMessages counts the messages that carry a packet: of type 4, and larger than a keepalive (WireGuard paper, section
-// 5.4.6).
+// A data message is of type 4 and has a header of 16 bytes and a tag of 16; without content it is a keepalive (WireGuard
+// paper, section 5.4.6).
+const (
+	dataMessage  = 4
+	keepaliveLen = 16 + 16
+)
+
+// dataMessages counts the messages that carry a packet.
 func dataMessages(bufs [][]byte) (n int) {
 	for _, b := range bufs {
-		if len(b) > device.MessageKeepaliveSize && b[0] == device.MessageTransportType {
+		if len(b) > keepaliveLen && b[0] == dataMessage {
 			n++
 		}
 	}
