@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -86,6 +87,9 @@ func TestExplain(t *testing.T) {
 	}
 }
 
+// secondsAgo is what differs in the texts of a slow test.
+var secondsAgo = regexp.MustCompile(`[0-9]+s ago`)
+
 // sameText compares texts. A busy machine may have come to a later handshake than the one that was waited for.
 func sameText(got, want string, handshakes int) bool {
 	for _, number := range []string{"1 handshake", "2 handshakes", "3 handshakes"}[max(handshakes-1, 0):] {
@@ -109,8 +113,8 @@ func TestExplainSilentHost(t *testing.T) {
 	_, err := n.DialContext(ctx, "tcp", "192.168.1.123:9090")
 	checkTimeout(t, err)
 	const want = "dial tcp 192.168.1.123:9090: i/o timeout: the tunnel to peer up is up (last handshake 0s ago), 192.168.1.123 does not answer"
-	if err.Error() != want {
-		t.Errorf("got  %s\nwant %s", err, want)
+	if got := secondsAgo.ReplaceAllString(err.Error(), "0s ago"); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
 	}
 }
 
