@@ -29,7 +29,7 @@ import (
 // cycles is how often TestCloseUnderLoad closes a Net with each kind of peer. For the long run:
 //
 //	go test ./wgnet -run TestCloseUnderLoad -cycles 10000 -timeout 0
-var cycles = flag.Int("cycles", 100, "closes under load with each kind of peer")
+var cycles = flag.Int("cycles", defaultCycles, "closes under load with each kind of peer")
 
 // soon bounds what has to end within a second (fault 20). The race detector and a busy machine get their share.
 const soon = 5 * time.Second
