@@ -260,7 +260,7 @@ func waitFor(tb testing.TB, what string, condition func() bool) {
 	}
 }
 
-// openSockets counts the process's sockets.
+// openSockets counts the process's sockets. Upstream closes its netlink socket a moment after its device.
 func openSockets(tb testing.TB) int {
 	tb.Helper()
 	entries, err := os.ReadDir("/proc/self/fd")

@@ -317,8 +317,8 @@ func TestLookupSilentServer(t *testing.T) {
 	_, err := n.LookupNetIP(ctx, "ip4", "db.example")
 	checkTimeout(t, err)
 	const want = "lookup db.example on 10.0.0.2:53: i/o timeout: the tunnel to peer up is up (last handshake 0s ago), 10.0.0.2 does not answer"
-	if err == nil || err.Error() != want {
-		t.Errorf("got  %v\nwant %s", err, want)
+	if got := secondsAgo.ReplaceAllString(fmt.Sprint(err), "0s ago"); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
 	}
 }
 

@@ -21,7 +21,10 @@ type peer struct {
 
 	// Times are those of tunnel.now; 0 means never.
 	initiated atomic.Int64 // the last handshake initiation of ours
+	asked     atomic.Int64 // the last one of the peer's
 	session   atomic.Int64 // the last handshake that completed
+	// rtt is how long that handshake took: a round trip, in nanoseconds.
+	rtt atomic.Int64
 	// attempts are our initiations since the last handshake that completed.
 	attempts atomic.Uint32
 	// heard is set once an initiation or an answer of the peer was authenticated. The device knows an endpoint then.

@@ -35,6 +35,9 @@ const (
 // kinds of workers for each CPU, the TUN reader and the TUN event reader.
 func deviceRoutines() int32 { return int32(3*runtime.NumCPU() + 2) }
 
+// longPath is a round-trip time with which a silence of 500 ms is no sign of a restart.
+const longPath = 250 * time.Millisecond
+
 // greetings are the pauses after the first initiations before they are repeated to whom has not answered. The device
 // itself waits for 5 s (WireGuard paper, section 6.4). But an initiation of a process that was restarted within some
 // 20 ms is refused, since its coarse time stamp is not newer than the last one's; and the first datagram through a
@@ -164,9 +167,10 @@ func (t *tunnel) note(p *peer, format string) {
 		p.initiated.Store(t.now())
 	case logResponse:
 		p.heard.Store(true)
-		t.up(p)
+		t.up(p, p.initiated.Load())
 	case logPeerInitiation:
 		p.heard.Store(true)
+		p.asked.Store(t.now())
 		if !p.confirming.Swap(true) {
 			t.confirming.Add(1)
 		}
@@ -180,12 +184,15 @@ func (t *tunnel) note(p *peer, format string) {
 func (t *tunnel) confirm(p *peer) {
 	if p.confirming.Swap(false) {
 		t.confirming.Add(-1)
-		t.up(p)
+		t.up(p, p.asked.Load())
 	}
 }
 
-func (t *tunnel) up(p *peer) {
-	p.session.Store(t.now())
+// up notes a new session, whose handshake began at a time.
+func (t *tunnel) up(p *peer, begin int64) {
+	now := t.now()
+	p.rtt.Store(now - begin)
+	p.session.Store(now)
 	t.stack.SetSession(p.id, time.Now().Add(device.RejectAfterTime-sessionMargin))
 	p.attempts.Store(0)
 	p.renewed.Store(true)
@@ -266,10 +273,15 @@ func (t *tunnel) initiateNow(p *peer) {
 }
 
 // silent is called when a peer owes an answer for too long: it may have restarted and forgotten our session. What it
-// was sent under that session is lost; without one, the packets still wait in the stack.
+// was sent under that session is lost; without one, the packets still wait in the stack. On a path so long that answers
+// may well be on their way, the session is kept until there is a new one, and the device's own 5 s between handshakes.
 func (t *tunnel) silent(p *peer) {
 	if _, ok := t.sessionAge(p); ok {
 		p.lost.Store(true)
+		if p.rtt.Load() > int64(longPath) {
+			t.initiate(p)
+			return
+		}
 	}
 	t.initiateNow(p)
 }
