@@ -94,6 +94,7 @@ func startSide(t *testing.T, kind string, n *node, ns *netns.Namespace) side {
 type ours struct {
 	*wgnet.Net
 	file     string
+	cfg      *wgnet.Config // as it was loaded
 	services *services
 }
 
@@ -108,9 +109,10 @@ func startOurs(t *testing.T, n *node) *ours {
 
 func (s *ours) start(t *testing.T) {
 	t.Helper()
-	cfg, err := wgnet.LoadConfig(s.file)
+	var err error
+	s.cfg, err = wgnet.LoadConfig(s.file)
 	must(t, err)
-	s.Net, err = wgnet.New(cfg)
+	s.Net, err = wgnet.New(s.cfg)
 	must(t, err)
 	s.services = startServices(t, s)
 }
