@@ -81,7 +81,7 @@ func startSide(t *testing.T, kind string, n *node, ns *netns.Namespace) side {
 	t.Helper()
 	switch kind {
 	case "wgnet":
-		return startOurs(t, n)
+		return startOurs(t, n, nil)
 	case "upstream":
 		return startUpstream(t, n)
 	case "wireguard-go":
@@ -95,14 +95,15 @@ func startSide(t *testing.T, kind string, n *node, ns *netns.Namespace) side {
 type ours struct {
 	*wgnet.Net
 	node     *node
+	ns       *netns.Namespace // where its UDP socket is; nil: where the test is
 	file     string
 	cfg      *wgnet.Config // as it was loaded
 	services *services
 }
 
-func startOurs(t *testing.T, n *node) *ours {
+func startOurs(t *testing.T, n *node, ns *netns.Namespace) *ours {
 	t.Helper()
-	s := &ours{node: n, file: filepath.Join(t.TempDir(), "wg0.conf")}
+	s := &ours{node: n, ns: ns, file: filepath.Join(t.TempDir(), "wg0.conf")}
 	s.start(t)
 	t.Cleanup(s.close)
 	return s
@@ -114,8 +115,12 @@ func (s *ours) start(t *testing.T) {
 	var err error
 	s.cfg, err = wgnet.LoadConfig(s.file)
 	must(t, err)
-	s.Net, err = wgnet.New(s.cfg)
-	must(t, err)
+	bring := func() (err error) { s.Net, err = wgnet.New(s.cfg); return err }
+	if s.ns != nil {
+		must(t, s.ns.Do(bring))
+	} else {
+		must(t, bring())
+	}
 	s.services = startServices(t, s)
 }
 
