@@ -58,6 +58,7 @@ var layers = []struct {
 	{"forward", []string{module + "/internal"}},
 	{"proxy", []string{module + "/internal"}},
 	{"pcapng", nil},
+	{"internal/interop", nil},
 	{"internal/memnet", nil},
 	{"internal/netns", []string{"golang.org/x/sys"}},
 	{"internal/outer", []string{wireguard + "/conn", "golang.org/x"}},

@@ -74,7 +74,7 @@ func (d *Device) deliver(batch []inboundPacket) bool {
 			merge(view.AsSlice(), batch[:n])
 			data = buffer.MakeWithView(view)
 		}
-		d.stack.silence.heard(batch[0].src)
+		d.stack.silence.heard(batch[0].src, batch[0].packet)
 		pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: data})
 		delivered := d.stack.link.deliver(pkt, batch[0].proto, batch[0].isSegment())
 		pkt.DecRef()

@@ -190,7 +190,7 @@ func TestSilenceBeginsAnew(t *testing.T) {
 		w.send(peer1, data)
 		time.Sleep(time.Minute)
 		w.want(t, report{1, time.Hour + 1000*ms})
-		w.heard(peer1)
+		w.heard(peer1, nil)
 		at := time.Since(w.start)
 		w.send(peer1, data)
 		time.Sleep(time.Minute)
@@ -202,20 +202,56 @@ func TestSilenceHeard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWatched()
 		defer w.close()
-		w.send(peer1, syn)
-		w.send(peer2, syn)
-		time.Sleep(400 * ms)                      // the bubble's clock
-		w.heard(netip.MustParseAddr("10.0.1.77")) // any address of the peer's does
-		w.heard(netip.MustParseAddr("192.168.9.9"))
+		w.send(peer1, data)
+		w.send(peer2, data)
+		time.Sleep(400 * ms)                           // the bubble's clock
+		w.heard(netip.MustParseAddr("10.0.1.77"), nil) // any address of the peer's does
+		w.heard(netip.MustParseAddr("192.168.9.9"), nil)
 		time.Sleep(time.Hour)
 		w.want(t, report{2, 500 * ms})
-		if len(w.take(1)) != 0 {
-			t.Error("a packet is held for a peer that has answered")
-		}
 		if len(w.peers) != 1 {
 			t.Errorf("%d peers are known, want 1", len(w.peers))
 		}
 	})
+}
+
+// A packet that was on its way when the peer died does not pay for a SYN that came after that; the SYN's answer does, and
+// so does whatever comes so late that the peer must be alive.
+func TestSilenceHeardOtherwise(t *testing.T) {
+	answer := make([]byte, header.IPv4MinimumSize+header.TCPMinimumSize)
+	header.IPv4(answer).Encode(&header.IPv4Fields{
+		TotalLength: uint16(len(answer)), Protocol: uint8(header.TCPProtocolNumber), TTL: 64,
+	})
+	header.TCP(answer[header.IPv4MinimumSize:]).Encode(&header.TCPFields{
+		DataOffset: header.TCPMinimumSize, Flags: header.TCPFlagSyn | header.TCPFlagAck,
+	})
+	tests := []struct {
+		name    string
+		after   time.Duration
+		packet  []byte
+		reports []report
+		held    int
+	}{
+		{"another packet, soon", 400 * ms, nil, []report{{1, 900 * ms}}, 1},
+		{"another packet, late", 600 * ms, nil, []report{{1, 500 * ms}}, 0},
+		{"the answer", 400 * ms, answer, nil, 0},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWatched()
+				defer w.close()
+				w.send(peer1, syn)
+				time.Sleep(test.after) // the bubble's clock
+				w.heard(peer1, test.packet)
+				time.Sleep(time.Hour)
+				w.want(t, test.reports...)
+				if held := w.take(1); len(held) != test.held {
+					t.Errorf("%d packets held, want %d", len(held), test.held)
+				}
+			})
+		})
+	}
 }
 
 // fault 70: what is held is bounded, and is the newest.
@@ -258,7 +294,7 @@ func TestSilenceForgets(t *testing.T) {
 		}
 		w.close()
 		w.send(peer2, syn)
-		w.heard(peer2)
+		w.heard(peer2, nil)
 		time.Sleep(time.Hour)
 		w.want(t)
 		if second.ReadRefs() != 1 || len(w.peers) != 0 {
@@ -301,7 +337,7 @@ func TestSilenceOff(t *testing.T) {
 	w := newWatched()
 	w.report = nil
 	w.send(peer1, syn)
-	w.heard(peer1)
+	w.heard(peer1, nil)
 	if len(w.peers) != 0 {
 		t.Error("a peer is watched")
 	}

@@ -22,6 +22,7 @@ type peer struct {
 	// Times are those of tunnel.now; 0 means never.
 	initiated atomic.Int64 // the last handshake initiation of ours
 	asked     atomic.Int64 // the last one of the peer's
+	handshake atomic.Int64 // our last initiation or response, from which the device counts Rekey-Timeout
 	session   atomic.Int64 // the last handshake that completed
 	// rtt is how long that handshake took: a round trip, in nanoseconds.
 	rtt atomic.Int64
@@ -34,7 +35,8 @@ type peer struct {
 	// renewed is set by a new session and taken back by tunnel.watch.
 	renewed atomic.Bool
 
-	// lost is set when the peer was silent in a session: what waits for its answers has to be sent again in the next.
+	// lost is set when the peer was silent in a session, or begins another one: what waits for its answers has to be
+	// sent again in the next.
 	lost atomic.Bool
 
 	// endpoint is where the device sends the first handshake to, or why that is not known: see endpointState.

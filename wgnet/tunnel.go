@@ -23,6 +23,7 @@ import (
 const (
 	logInitiation     = "%v - Sending handshake initiation"
 	logResponse       = "%v - Received handshake response"
+	logOurResponse    = "%v - Sending handshake response"
 	logPeerInitiation = "%v - Received handshake initiation"
 	logKeepalive      = "%v - Receiving keepalive packet"
 	// A routine's last words begin and end so. Peers' routines, which the device waits for itself, begin otherwise.
@@ -131,7 +132,7 @@ func (t *tunnel) sessionAge(p *peer) (time.Duration, bool) {
 // verbosef is the device's log. It may come with locks of the device held.
 func (t *tunnel) verbosef(format string, args ...any) {
 	switch format {
-	case logInitiation, logResponse, logPeerInitiation, logKeepalive:
+	case logInitiation, logResponse, logOurResponse, logPeerInitiation, logKeepalive:
 		if dev, ok := args[0].(*device.Peer); ok {
 			if p := (*t.byDevice.Load())[dev]; p != nil {
 				t.note(p, format)
@@ -165,12 +166,18 @@ func (t *tunnel) note(p *peer, format string) {
 			p.attempts.Add(1)
 		}
 		p.initiated.Store(t.now())
+		p.handshake.Store(t.now())
+	case logOurResponse:
+		p.handshake.Store(t.now())
 	case logResponse:
 		p.heard.Store(true)
 		t.up(p, p.initiated.Load())
 	case logPeerInitiation:
 		p.heard.Store(true)
 		p.asked.Store(t.now())
+		if _, ok := t.sessionAge(p); ok {
+			p.lost.Store(true) // perhaps: a peer that was restarted has forgotten that session
+		}
 		if !p.confirming.Swap(true) {
 			t.confirming.Add(1)
 		}
@@ -262,9 +269,9 @@ func (t *tunnel) initiate(p *peer) {
 	}
 }
 
-// initiateNow begins a handshake even if there was one just now.
+// initiateNow begins a handshake even if there was one just now, whoever began it.
 func (t *tunnel) initiateNow(p *peer) {
-	if t.now()-p.initiated.Load() < int64(device.RekeyTimeout) {
+	if t.now()-p.handshake.Load() < int64(device.RekeyTimeout) {
 		p.session.Store(0)
 		t.stack.SetSession(p.id, time.Time{})
 		p.expire()
