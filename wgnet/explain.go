@@ -3,10 +3,12 @@
 package wgnet
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"syscall"
 	"time"
 )
@@ -20,6 +22,11 @@ type explainedError struct {
 
 func (e *explainedError) Error() string { return e.err.Error() + ": " + e.because }
 func (e *explainedError) Unwrap() error { return e.err }
+
+// Is makes a deadline of a context a deadline of the net package's too, for what does not come from the stack.
+func (e *explainedError) Is(target error) bool {
+	return target == os.ErrDeadlineExceeded && errors.Is(e.err, context.DeadlineExceeded)
+}
 
 // Timeout is what the cause says, so that the error stays a net.Error's.
 func (e *explainedError) Timeout() bool {

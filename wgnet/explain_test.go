@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"regexp"
 	"strings"
 	"testing"
@@ -71,7 +72,7 @@ func TestExplain(t *testing.T) {
 			for a, call := range calls {
 				go func() { // ctx ends it
 					err := call()
-					if !errors.Is(err, context.DeadlineExceeded) {
+					if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, os.ErrDeadlineExceeded) {
 						t.Errorf("%s: %v is no deadline's error", a.name, err)
 					}
 					if want := a.want + c.want; !sameText(err.Error(), want, c.sent) {

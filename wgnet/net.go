@@ -157,7 +157,8 @@ func (n *Net) MTU() int {
 
 // WaitPeer waits until there is a session with a peer, and returns at once when there is one: a handshake with it has
 // completed within the last three minutes. It keeps asking for handshakes while it waits, if the peer's endpoint is
-// known. Its error is the context's, explained as a dial's is; [net.ErrClosed]; or that no peer has that key.
+// known. Its error is the context's, explained as a dial's is, and for a deadline [os.ErrDeadlineExceeded] too;
+// [net.ErrClosed]; or that no peer has that key.
 func (n *Net) WaitPeer(ctx context.Context, key PublicKey) error {
 	p := n.peers.byKey[key]
 	switch {
