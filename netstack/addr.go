@@ -7,8 +7,10 @@ import (
 	"net/netip"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
 var (
@@ -62,6 +64,19 @@ func loopbackLike(addr netip.Addr) netip.Addr {
 		return loopback4
 	}
 	return loopback6
+}
+
+// destination reads a packet's destination without the allocation that gVisor's own accessor makes. It is the zero Addr
+// for a packet without an IP header.
+func destination(pkt *stack.PacketBuffer) netip.Addr {
+	h := pkt.NetworkHeader().Slice()
+	switch {
+	case pkt.NetworkProtocolNumber == ipv4.ProtocolNumber && len(h) >= header.IPv4MinimumSize:
+		return netip.AddrFrom4([4]byte(h[16:20]))
+	case pkt.NetworkProtocolNumber == ipv6.ProtocolNumber && len(h) >= header.IPv6MinimumSize:
+		return netip.AddrFrom16([16]byte(h[24:40]))
+	}
+	return netip.Addr{}
 }
 
 // normalize unmaps a 4-in-6 address and drops a zone, which has no meaning where there is one link.

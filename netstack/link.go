@@ -115,7 +115,7 @@ func (l *link) notify() {
 // The caller holds l.mu, as for all methods that end in Locked.
 func (l *link) pushLocked(pkt *stack.PacketBuffer) {
 	class := classify(pkt)
-	peer, ok := l.routes.Load().lookup(netipAddr(pkt.Network().DestinationAddress()))
+	peer, ok := l.routes.Load().lookup(destination(pkt))
 	if !ok || class == classControl && l.counts[class] >= maxControlPackets || class == classAck && l.counts[class] >= maxAckPackets {
 		l.dropped++
 		return

@@ -38,26 +38,36 @@ type silenceWatch struct {
 	// reports counts the calls of report that run, for close to wait for.
 	reports sync.WaitGroup
 
+	begin time.Time // where the watch's time begins
+
 	mu     sync.Mutex // guards what follows
 	peers  map[PeerID]*silence
+	owing  int // peers that owe
 	closed bool
 }
 
-// silence is what is known of one peer that owes an answer. Peers that owe none have no entry.
+// silence is what is known of one peer. It is kept when the peer has paid, and its timer left to run into nothing: both
+// are too dear to be made for each round trip.
 type silence struct {
-	timer *time.Timer
-	armed bool          // the timer runs
-	limit time.Duration // how long it runs this time
-	again bool          // something was sent since the timer was set
+	owes  bool          // something was sent, and nothing heard since
+	due   time.Duration // when that is reported, in the watch's time; 0 if nothing was sent since the last report
+	limit time.Duration // how long after the sending
+	again bool          // something was sent since due was set
 	held  []*stack.PacketBuffer
-	last  time.Time // when the last of held was sent
+	last  time.Duration // when the last of held was sent
+
+	timer *time.Timer
+	fires time.Duration // when the timer does; 0 if it does not run
 }
 
 func newSilenceWatch(routes *atomic.Pointer[routeTable], report func(PeerID)) *silenceWatch {
-	return &silenceWatch{routes: routes, report: report, peers: map[PeerID]*silence{}}
+	return &silenceWatch{routes: routes, report: report, begin: time.Now(), peers: map[PeerID]*silence{}}
 }
 
-// sent notes a packet on its way out. It is called for every packet and keeps no lock while it waits for none.
+// now is never 0.
+func (w *silenceWatch) now() time.Duration { return time.Since(w.begin) + 1 }
+
+// sent notes a packet on its way out. It is called for every packet.
 func (w *silenceWatch) sent(pkt *stack.PacketBuffer) {
 	if w.report == nil {
 		return
@@ -66,7 +76,7 @@ func (w *silenceWatch) sent(pkt *stack.PacketBuffer) {
 	if !demands {
 		return
 	}
-	peer, ok := w.routes.Load().lookup(netipAddr(pkt.Network().DestinationAddress()))
+	peer, ok := w.routes.Load().lookup(destination(pkt))
 	if !ok {
 		return
 	}
@@ -76,16 +86,23 @@ func (w *silenceWatch) sent(pkt *stack.PacketBuffer) {
 		return
 	}
 	s := w.peers[peer]
-	switch {
-	case s == nil:
-		s = &silence{limit: silenceLimit, armed: true}
-		s.timer = time.AfterFunc(s.limit, func() { w.expire(peer, s) }) // stopped by dropLocked
+	if s == nil {
+		s = &silence{limit: silenceLimit}
 		w.peers[peer] = s
-	case s.armed:
+	}
+	if !s.owes {
+		s.owes = true
+		w.owing++
+	}
+	now := time.Duration(0)
+	if s.due == 0 || first {
+		now = w.now()
+	}
+	if s.due == 0 {
+		s.due = now + s.limit
+		w.armLocked(peer, s)
+	} else {
 		s.again = true
-	default:
-		s.armed = true
-		s.timer.Reset(s.limit)
 	}
 	if !first {
 		return
@@ -96,7 +113,21 @@ func (w *silenceWatch) sent(pkt *stack.PacketBuffer) {
 		s.held = append(s.held[:0], s.held[1:]...)
 	}
 	s.held = append(s.held, pkt.IncRef())
-	s.last = time.Now()
+	s.last = now
+}
+
+// armLocked makes sure that the timer fires in time. One that fires too early sets itself again. The caller holds w.mu,
+// as for all methods that end in Locked.
+func (w *silenceWatch) armLocked(peer PeerID, s *silence) {
+	if s.fires != 0 && s.fires <= s.due {
+		return
+	}
+	s.fires = s.due
+	if s.timer == nil {
+		s.timer = time.AfterFunc(s.due-w.now(), func() { w.expire(peer, s) }) // stopped by forgetLocked
+		return
+	}
+	s.timer.Reset(s.due - w.now())
 }
 
 // heard notes a packet that came in from src, which the device has authenticated. It pays every debt but that of first
@@ -108,7 +139,7 @@ func (w *silenceWatch) heard(src netip.Addr, packet []byte) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.peers) == 0 {
+	if w.owing == 0 {
 		return
 	}
 	peer, ok := w.routes.Load().lookup(src)
@@ -116,7 +147,7 @@ func (w *silenceWatch) heard(src netip.Addr, packet []byte) {
 		return
 	}
 	s := w.peers[peer]
-	if s == nil {
+	if s == nil || !s.owes {
 		return
 	}
 	s.held = slices.DeleteFunc(s.held, func(pkt *stack.PacketBuffer) bool {
@@ -126,12 +157,27 @@ func (w *silenceWatch) heard(src netip.Addr, packet []byte) {
 		}
 		return answered
 	})
-	if len(s.held) == 0 || time.Since(s.last) >= silenceLimit {
-		w.dropLocked(peer)
+	s.limit = silenceLimit
+	if len(s.held) == 0 || w.now()-s.last >= silenceLimit {
+		w.paidLocked(s)
 		return
 	}
-	s.limit, s.armed, s.again = silenceLimit, true, false
-	s.timer.Reset(s.limit)
+	s.due, s.again = w.now()+s.limit, false
+	w.armLocked(peer, s)
+}
+
+// paidLocked notes that a peer owes nothing any more.
+func (w *silenceWatch) paidLocked(s *silence) {
+	if s.owes {
+		s.owes = false
+		w.owing--
+	}
+	s.due, s.again = 0, false
+	for i, pkt := range s.held {
+		pkt.DecRef()
+		s.held[i] = nil
+	}
+	s.held = s.held[:0]
 }
 
 // take returns the packets held for a peer, whose references go to the caller.
@@ -153,10 +199,20 @@ func (w *silenceWatch) expire(peer PeerID, s *silence) {
 		w.mu.Unlock()
 		return
 	}
+	s.fires = 0
+	now := w.now()
+	if s.due == 0 || now < s.due {
+		if s.due != 0 {
+			w.armLocked(peer, s)
+		}
+		w.mu.Unlock()
+		return
+	}
 	s.limit = min(2*s.limit, maxSilenceLimit)
-	s.armed, s.again = s.again, false
-	if s.armed {
-		s.timer.Reset(s.limit)
+	s.due = 0
+	if s.again {
+		s.due, s.again = now+s.limit, false
+		w.armLocked(peer, s)
 	}
 	w.reports.Add(1)
 	w.mu.Unlock()
@@ -164,15 +220,14 @@ func (w *silenceWatch) expire(peer PeerID, s *silence) {
 	w.report(peer)
 }
 
-// The caller holds w.mu.
-func (w *silenceWatch) dropLocked(peer PeerID) {
+func (w *silenceWatch) forgetLocked(peer PeerID) {
 	s := w.peers[peer]
 	if s == nil {
 		return
 	}
-	s.timer.Stop()
-	for _, pkt := range s.held {
-		pkt.DecRef()
+	w.paidLocked(s)
+	if s.timer != nil {
+		s.timer.Stop()
 	}
 	delete(w.peers, peer)
 }
@@ -187,7 +242,7 @@ func (w *silenceWatch) retain(routes []Route) {
 	defer w.mu.Unlock()
 	for peer := range w.peers {
 		if !keep[peer] {
-			w.dropLocked(peer)
+			w.forgetLocked(peer)
 		}
 	}
 }
@@ -197,7 +252,7 @@ func (w *silenceWatch) close() {
 	w.mu.Lock()
 	w.closed = true
 	for peer := range w.peers {
-		w.dropLocked(peer)
+		w.forgetLocked(peer)
 	}
 	w.mu.Unlock()
 	w.reports.Wait()
@@ -266,9 +321,4 @@ func answers(packet []byte, held *stack.PacketBuffer) bool {
 		return true
 	}
 	return false
-}
-
-func netipAddr(addr tcpip.Address) netip.Addr {
-	a, _ := netip.AddrFromSlice(addr.AsSlice())
-	return a
 }

@@ -209,8 +209,8 @@ func TestSilenceHeard(t *testing.T) {
 		w.heard(netip.MustParseAddr("192.168.9.9"), nil)
 		time.Sleep(time.Hour)
 		w.want(t, report{2, 500 * ms})
-		if len(w.peers) != 1 {
-			t.Errorf("%d peers are known, want 1", len(w.peers))
+		if w.owing != 1 {
+			t.Errorf("%d peers owe, want 1", w.owing)
 		}
 	})
 }
