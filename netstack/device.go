@@ -51,7 +51,7 @@ func (d *Device) Write(bufs [][]byte, offset int) (int, error) {
 		if !ok {
 			continue
 		}
-		d.stack.silence.heard(src)
+		d.stack.silence.heard(src, packet)
 		pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(packet)})
 		delivered := d.stack.link.deliver(pkt, proto)
 		pkt.DecRef()

@@ -4,6 +4,7 @@ package netstack
 
 import (
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -49,6 +50,7 @@ type silence struct {
 	limit time.Duration // how long it runs this time
 	again bool          // something was sent since the timer was set
 	held  []*stack.PacketBuffer
+	last  time.Time // when the last of held was sent
 }
 
 func newSilenceWatch(routes *atomic.Pointer[routeTable], report func(PeerID)) *silenceWatch {
@@ -87,11 +89,14 @@ func (w *silenceWatch) sent(pkt *stack.PacketBuffer) {
 	}
 	if first && len(s.held) < maxHeld {
 		s.held = append(s.held, pkt.IncRef())
+		s.last = time.Now()
 	}
 }
 
-// heard notes that a packet came in from src, which the device has authenticated.
-func (w *silenceWatch) heard(src netip.Addr) {
+// heard notes a packet that came in from src, which the device has authenticated. It pays every debt but that of first
+// packets that it does not answer: it may have been on its way when the peer died, and they came after that. They stay,
+// and the peer gets a new limit, until it is heard so late that it must have lost them otherwise.
+func (w *silenceWatch) heard(src netip.Addr, packet []byte) {
 	if w.report == nil {
 		return
 	}
@@ -100,9 +105,27 @@ func (w *silenceWatch) heard(src netip.Addr) {
 	if len(w.peers) == 0 {
 		return
 	}
-	if peer, ok := w.routes.Load().lookup(src); ok {
-		w.dropLocked(peer)
+	peer, ok := w.routes.Load().lookup(src)
+	if !ok {
+		return
 	}
+	s := w.peers[peer]
+	if s == nil {
+		return
+	}
+	s.held = slices.DeleteFunc(s.held, func(pkt *stack.PacketBuffer) bool {
+		answered := answers(packet, pkt)
+		if answered {
+			pkt.DecRef()
+		}
+		return answered
+	})
+	if len(s.held) == 0 || time.Since(s.last) >= silenceLimit {
+		w.dropLocked(peer)
+		return
+	}
+	s.limit, s.armed, s.again = silenceLimit, true, false
+	s.timer.Reset(s.limit)
 }
 
 // take returns the packets held for a peer, whose references go to the caller.
@@ -193,6 +216,50 @@ func demandsAnswer(pkt *stack.PacketBuffer) (demands, first bool) {
 		return echo, echo
 	}
 	return false, false
+}
+
+// answers says whether an inbound packet may answer a held one, a SYN or an echo request. ICMP errors may answer each:
+// what they are about is not looked into.
+func answers(packet []byte, held *stack.PacketBuffer) bool {
+	var proto tcpip.TransportProtocolNumber
+	var payload []byte
+	switch header.IPVersion(packet) {
+	case header.IPv4Version:
+		h := header.IPv4(packet)
+		proto, payload = h.TransportProtocol(), packet[h.HeaderLength():]
+	case header.IPv6Version:
+		h := header.IPv6(packet)
+		proto, payload = tcpip.TransportProtocolNumber(h.NextHeader()), packet[header.IPv6MinimumSize:]
+	}
+	if len(payload) < header.ICMPv4MinimumSize { // that of ICMPv6 is the same, and TCP's is larger
+		return false
+	}
+	sent := held.TransportHeader().Slice()
+	switch proto {
+	case header.TCPProtocolNumber:
+		if held.TransportProtocolNumber != proto || len(payload) < header.TCPMinimumSize {
+			return false
+		}
+		in, out := header.TCP(payload), header.TCP(sent)
+		return in.SourcePort() == out.DestinationPort() && in.DestinationPort() == out.SourcePort()
+	case header.ICMPv4ProtocolNumber:
+		switch header.ICMPv4(payload).Type() {
+		case header.ICMPv4Echo:
+			return false
+		case header.ICMPv4EchoReply:
+			return held.TransportProtocolNumber == proto && header.ICMPv4(payload).Ident() == header.ICMPv4(sent).Ident()
+		}
+		return true
+	case header.ICMPv6ProtocolNumber:
+		switch header.ICMPv6(payload).Type() {
+		case header.ICMPv6EchoRequest:
+			return false
+		case header.ICMPv6EchoReply:
+			return held.TransportProtocolNumber == proto && header.ICMPv6(payload).Ident() == header.ICMPv6(sent).Ident()
+		}
+		return true
+	}
+	return false
 }
 
 func netipAddr(addr tcpip.Address) netip.Addr {

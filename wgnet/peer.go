@@ -20,7 +20,7 @@ type peer struct {
 	dev *device.Peer // set once, before the device is brought up
 
 	// Times are those of tunnel.now; 0 means never.
-	initiated atomic.Int64 // the last handshake initiation of ours
+	handshake atomic.Int64 // our last initiation or response, from which the device counts Rekey-Timeout
 	session   atomic.Int64 // the last handshake that completed
 	// attempts are our initiations since the last handshake that completed.
 	attempts atomic.Uint32
@@ -31,7 +31,8 @@ type peer struct {
 	// renewed is set by a new session and taken back by tunnel.watch.
 	renewed atomic.Bool
 
-	// lost is set when the peer was silent in a session: what waits for its answers has to be sent again in the next.
+	// lost is set when the peer was silent in a session, or begins another one: what waits for its answers has to be
+	// sent again in the next.
 	lost atomic.Bool
 
 	// endpoint is where the device sends the first handshake to, or why that is not known: see endpointState.

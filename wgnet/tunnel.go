@@ -23,6 +23,7 @@ import (
 const (
 	logInitiation     = "%v - Sending handshake initiation"
 	logResponse       = "%v - Received handshake response"
+	logOurResponse    = "%v - Sending handshake response"
 	logPeerInitiation = "%v - Received handshake initiation"
 	logKeepalive      = "%v - Receiving keepalive packet"
 	// A routine's last words begin and end so. Peers' routines, which the device waits for itself, begin otherwise.
@@ -116,7 +117,7 @@ func (t *tunnel) sessionAge(p *peer) (time.Duration, bool) {
 // verbosef is the device's log. It may come with locks of the device held.
 func (t *tunnel) verbosef(format string, args ...any) {
 	switch format {
-	case logInitiation, logResponse, logPeerInitiation, logKeepalive:
+	case logInitiation, logResponse, logOurResponse, logPeerInitiation, logKeepalive:
 		if dev, ok := args[0].(*device.Peer); ok {
 			if p := (*t.byDevice.Load())[dev]; p != nil {
 				t.note(p, format)
@@ -141,12 +142,17 @@ func (t *tunnel) note(p *peer, format string) {
 	switch format {
 	case logInitiation:
 		p.attempts.Add(1)
-		p.initiated.Store(t.now())
+		p.handshake.Store(t.now())
+	case logOurResponse:
+		p.handshake.Store(t.now())
 	case logResponse:
 		p.heard.Store(true)
 		t.up(p)
 	case logPeerInitiation:
 		p.heard.Store(true)
+		if _, ok := t.sessionAge(p); ok {
+			p.lost.Store(true) // perhaps: a peer that was restarted has forgotten that session
+		}
 		if !p.confirming.Swap(true) {
 			t.confirming.Add(1)
 		}
@@ -233,10 +239,10 @@ func (t *tunnel) initiate(p *peer) {
 	}
 }
 
-// initiateNow begins a handshake even if there was one just now: the device forgets the keys that it sends with, so
-// packets wait for the new ones.
+// initiateNow begins a handshake even if there was one just now, whoever began it: the device forgets the keys that it
+// sends with, so packets wait for the new ones.
 func (t *tunnel) initiateNow(p *peer) {
-	if t.now()-p.initiated.Load() < int64(device.RekeyTimeout) {
+	if t.now()-p.handshake.Load() < int64(device.RekeyTimeout) {
 		p.dev.ExpireCurrentKeypairs()
 	}
 	t.initiate(p)
