@@ -5,8 +5,6 @@ package interop
 import (
 	"net"
 	"testing"
-
-	"example.com/wgnet/wgnet"
 )
 
 // TestHello is scene 1: hello, WireGuard. Either side starts, or both do; IPv4 and IPv6 inside and outside.
@@ -73,13 +71,11 @@ func testHello(t *testing.T, from, to side, addrs []string) {
 // TestWarnings: the lines of a scene's file that are not for us are reported and nothing else.
 func TestWarnings(t *testing.T) {
 	s := newScene(t, setting{them: "wgnet", starts: "we"})
-	cfg, err := wgnet.LoadConfig(s.us.file)
-	must(t, err)
 	var keys []string
-	for _, w := range cfg.Warnings() {
+	for _, w := range s.us.cfg.Warnings() {
 		keys = append(keys, w.Key)
 	}
 	if len(keys) != 2 || keys[0] != "PostUp" || keys[1] != "PostDown" {
-		t.Errorf("warnings about %q, want PostUp and PostDown: %v", keys, cfg.Warnings())
+		t.Errorf("warnings about %q, want PostUp and PostDown: %v", keys, s.us.cfg.Warnings())
 	}
 }

@@ -70,13 +70,13 @@ func newScene(t *testing.T, set setting) *scene {
 	s.addrs1, s.addrs2 = []string{"10.0.0.1", "fd00::1"}, []string{"10.0.0.2", "fd00::2"}
 	if set.starts == "they" {
 		s.theirNode.addresses, s.ourNode.addresses = s.addrs1, s.addrs2
-		s.us = startOurs(t, s.ourNode)
+		s.us = startOurs(t, s.ourNode, nil)
 		s.them = startSide(t, set.them, s.theirNode, s.ns)
 		s.peer1, s.peer2 = s.them, s.us
 	} else {
 		s.ourNode.addresses, s.theirNode.addresses = s.addrs1, s.addrs2
 		s.them = startSide(t, set.them, s.theirNode, s.ns)
-		s.us = startOurs(t, s.ourNode)
+		s.us = startOurs(t, s.ourNode, nil)
 		s.peer1, s.peer2 = s.us, s.them
 	}
 	return s

@@ -24,7 +24,8 @@ type side interface {
 	listen(address string) (net.Listener, error) // TCP, ":80" for all addresses
 	listenPacket(address string) (net.PacketConn, error)
 	ping(ctx context.Context, host string) (time.Duration, error)
-	// restart is the process killed and started anew from its config: nothing but the key and the port is the same.
+	// restart is the process killed and started anew from its node, whose passive may have changed: nothing but the key
+	// and the port is the same.
 	restart(t *testing.T)
 	// close is idempotent.
 	close()
@@ -80,7 +81,7 @@ func startSide(t *testing.T, kind string, n *node, ns *netns.Namespace) side {
 	t.Helper()
 	switch kind {
 	case "wgnet":
-		return startOurs(t, n)
+		return startOurs(t, n, nil)
 	case "upstream":
 		return startUpstream(t, n)
 	case "wireguard-go":
@@ -93,14 +94,16 @@ func startSide(t *testing.T, kind string, n *node, ns *netns.Namespace) side {
 // ours is a side of this module.
 type ours struct {
 	*wgnet.Net
+	node     *node
+	ns       *netns.Namespace // where its UDP socket is; nil: where the test is
 	file     string
+	cfg      *wgnet.Config // as it was loaded
 	services *services
 }
 
-func startOurs(t *testing.T, n *node) *ours {
+func startOurs(t *testing.T, n *node, ns *netns.Namespace) *ours {
 	t.Helper()
-	s := &ours{file: filepath.Join(t.TempDir(), "wg0.conf")}
-	must(t, os.WriteFile(s.file, []byte(n.conf()), 0o600))
+	s := &ours{node: n, ns: ns, file: filepath.Join(t.TempDir(), "wg0.conf")}
 	s.start(t)
 	t.Cleanup(s.close)
 	return s
@@ -108,10 +111,16 @@ func startOurs(t *testing.T, n *node) *ours {
 
 func (s *ours) start(t *testing.T) {
 	t.Helper()
-	cfg, err := wgnet.LoadConfig(s.file)
+	must(t, os.WriteFile(s.file, []byte(s.node.conf()), 0o600))
+	var err error
+	s.cfg, err = wgnet.LoadConfig(s.file)
 	must(t, err)
-	s.Net, err = wgnet.New(cfg)
-	must(t, err)
+	bring := func() (err error) { s.Net, err = wgnet.New(s.cfg); return err }
+	if s.ns != nil {
+		must(t, s.ns.Do(bring))
+	} else {
+		must(t, bring())
+	}
 	s.services = startServices(t, s)
 }
 
@@ -143,13 +152,13 @@ func (s *ours) close() {
 // upstream is a side of wireguard-go's own parts.
 type upstream struct {
 	*testpeer.Peer
-	passive  bool
+	node     *node
 	services *services
 }
 
 func startUpstream(t *testing.T, n *node) *upstream {
 	t.Helper()
-	s := &upstream{passive: n.passive, Peer: testpeer.New(t, testpeer.Options{
+	s := &upstream{node: n, Peer: testpeer.New(t, testpeer.Options{
 		PrivateKey: n.key, Addresses: n.addresses, ListenPort: n.port,
 	})}
 	for _, other := range n.others {
@@ -181,7 +190,7 @@ func (s *upstream) ping(ctx context.Context, host string) (time.Duration, error)
 
 func (s *upstream) restart(t *testing.T) {
 	t.Helper()
-	if s.passive {
+	if s.node.passive {
 		must(t, s.RestartPassive())
 	} else {
 		must(t, s.Restart())
@@ -200,14 +209,14 @@ func (s *upstream) close() {
 type kernel struct {
 	ns       *netns.Namespace
 	wg       *netns.WireGuard
-	conf     string
+	node     *node
 	services *services
 }
 
 func startKernel(t *testing.T, n *node, ns *netns.Namespace) *kernel {
 	t.Helper()
-	s := &kernel{ns: ns, conf: n.conf()}
-	s.wg = ns.WireGuard(s.conf)
+	s := &kernel{ns: ns, node: n}
+	s.wg = ns.WireGuard(n.conf())
 	s.services = startServices(t, s)
 	t.Cleanup(s.close)
 	return s
@@ -242,7 +251,7 @@ func (s *kernel) ping(ctx context.Context, host string) (time.Duration, error) {
 func (s *kernel) restart(t *testing.T) {
 	t.Helper()
 	s.wg.Down()
-	s.wg = s.ns.WireGuard(s.conf)
+	s.wg = s.ns.WireGuard(s.node.conf())
 }
 
 func (s *kernel) close() {

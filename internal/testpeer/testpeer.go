@@ -176,6 +176,21 @@ func (p *Peer) restart(keepEndpoints bool) error {
 	return p.start()
 }
 
+// Rebind moves the peer to a free outer port, as a NAT that forgets a mapping does. Its sessions live on, and nobody is
+// told.
+func (p *Peer) Rebind() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	err := p.run.dev.IpcSet("listen_port=0\n")
+	if err == nil {
+		p.port, err = listenPort(p.run.dev)
+	}
+	if err != nil {
+		return fmt.Errorf("testpeer: rebind: %w", err)
+	}
+	return nil
+}
+
 // Close ends the peer and returns when all its goroutines have ended and its port is free. It is idempotent.
 func (p *Peer) Close() error { return p.current().close() }
 
