@@ -313,3 +313,28 @@ func BenchmarkTCPRoundTrip(b *testing.B) {
 	}
 	wg.Wait()
 }
+
+// fault 30: whoever comes first after a reset is told of it, as on Linux; a write after that finds a broken pipe.
+func TestWriteAfterReset(t *testing.T) {
+	a, b := newPair(t)
+	for _, readFirst := range []bool{false, true} {
+		c, s := tcpPair(t, a, b, addrB4)
+		if err := s.SetLinger(0); err != nil {
+			t.Fatal(err)
+		}
+		s.Close()
+		if readFirst {
+			if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("read: %v", err)
+			}
+		} else if !eventually(func() bool {
+			_, err := c.Write([]byte("x"))
+			return errors.Is(err, syscall.ECONNRESET)
+		}) {
+			t.Error("no write says that the connection was reset")
+		}
+		if _, err := c.Write([]byte("x")); !errors.Is(err, syscall.EPIPE) {
+			t.Errorf("write: %v", err)
+		}
+	}
+}

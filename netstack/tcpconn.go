@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
@@ -108,10 +109,24 @@ func (c *TCPConn) Write(b []byte) (int, error) {
 				return sent, c.opError("write", err)
 			}
 		default:
-			return sent, c.opError("write", c.failed("write", err))
+			return sent, c.opError("write", c.failed("write", c.cause(err)))
 		}
 	}
 	return sent, nil
+}
+
+// cause is why the connection ended, for a write of which gVisor says no more than that it has: the reset or the time-out
+// that Read reports. A look at what there is to read tells it, without taking anything.
+func (c *TCPConn) cause(err tcpip.Error) tcpip.Error {
+	if tcp.EndpointState(c.ep.State()) != tcp.StateError {
+		return err
+	}
+	var nothing tcpip.SliceWriter
+	switch _, cause := c.ep.Read(&nothing, tcpip.ReadOptions{Peek: true}); cause.(type) {
+	case *tcpip.ErrConnectionReset, *tcpip.ErrTimeout:
+		return cause
+	}
+	return err
 }
 
 // Close implements [net.Conn]. What was written is delivered in the background; unread data turns the end into a

@@ -5,6 +5,7 @@ package interop
 import (
 	"fmt"
 	"testing"
+	"time"
 )
 
 // TestRoaming is fault 53: in the middle of a transfer, the other side's port changes, and the transfer goes on. Our
@@ -32,8 +33,10 @@ func TestRoaming(t *testing.T) {
 							s.ns.Run("wg", "set", them.wg.Interface, "listen-port", "51821")
 						}
 						// Who only receives, and loses that too, has nothing to say from its new port. So it says something.
+						begin := time.Now()
 						_, err := s.them.ping(testContext(t), s.addrs1[1])
 						must(t, err)
+						t.Logf("heard from the new port after %v", time.Since(begin).Round(time.Millisecond))
 					})
 				})
 			}
