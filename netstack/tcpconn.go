@@ -116,7 +116,7 @@ func (c *TCPConn) Write(b []byte) (int, error) {
 }
 
 // cause is why the connection ended, for a write of which gVisor says no more than that it has: the reset or the time-out
-// that Read reports. A look at what there is to read tells it, without taking anything.
+// that Read reports. A look at what there is to read tells it. As on Linux it is told once, to whoever comes first.
 func (c *TCPConn) cause(err tcpip.Error) tcpip.Error {
 	if tcp.EndpointState(c.ep.State()) != tcp.StateError {
 		return err

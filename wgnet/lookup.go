@@ -9,10 +9,16 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
+
+	"example.com/wgnet/internal/resolver"
 )
 
 // loopback are the addresses of localhost, IPv4 first as the net package has it.
 var loopback = []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}
+
+// resolutionDelay is how long a dial that has IPv4 addresses waits for IPv6 ones (RFC 8305, section 8).
+const resolutionDelay = 50 * time.Millisecond
 
 // LookupNetIP returns a host's addresses: all of them for network "ip", those of one family for "ip4" and "ip6". Host is
 // an IP address, localhost, the name of a peer, or a name that the Net's DNS servers know, which are asked through the
@@ -21,11 +27,15 @@ var loopback = []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Lo
 //
 // Every error is a [*net.DNSError].
 func (n *Net) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
+	return n.lookupNetIP(ctx, n.resolver, network, host)
+}
+
+func (n *Net) lookupNetIP(ctx context.Context, r resolver.Client, network, host string) ([]netip.Addr, error) {
 	addrs, known, err := n.lookupLocal(network, host)
 	if known {
 		return addrs, err
 	}
-	addrs, err = n.resolver.LookupNetIP(ctx, network, host)
+	addrs, err = r.LookupNetIP(ctx, network, host)
 	return addrs, n.lookupError(host, err)
 }
 
@@ -127,7 +137,9 @@ func (n *Net) dialAddrs(ctx context.Context, network, host string) ([]netip.Addr
 			network = "ip6"
 		}
 	}
-	addrs, err := n.LookupNetIP(ctx, network, host)
+	impatient := n.resolver
+	impatient.ResolutionDelay = resolutionDelay
+	addrs, err := n.lookupNetIP(ctx, impatient, network, host)
 	if err != nil {
 		return nil, err
 	}

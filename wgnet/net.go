@@ -31,8 +31,8 @@ type Net struct {
 	sockets  *outer.Sockets
 	tunnel   *tunnel
 	peers    *peerTable
-	resolver *resolver.Client
-	pings    atomic.Uint32 // echo requests sent, for their sequence numbers
+	resolver resolver.Client // set once
+	pings    atomic.Uint32   // echo requests sent, for their sequence numbers
 
 	background sync.WaitGroup // the goroutines that cancel ends
 	ctx        context.Context
@@ -93,7 +93,7 @@ func (n *Net) start() (err error) {
 	if err := n.tunnel.configure(n.config); err != nil {
 		return err
 	}
-	n.resolver = &resolver.Client{Dial: n.dialServer, Search: n.config.SearchDomains}
+	n.resolver = resolver.Client{Dial: n.dialServer, Search: n.config.SearchDomains}
 	for _, server := range n.config.DNS {
 		n.resolver.Servers = append(n.resolver.Servers, netip.AddrPortFrom(server, 53))
 	}

@@ -54,6 +54,11 @@ type Client struct {
 
 	// Attempts is how often each server is asked before the lookup fails. 0 means 2.
 	Attempts int
+
+	// ResolutionDelay is how much longer a lookup for network "ip" waits for IPv6 addresses once it has IPv4 ones: for
+	// who dials, since there are servers that never answer to AAAA (RFC 8305 section 3, which says 50 ms). 0 means as
+	// long as it takes.
+	ResolutionDelay time.Duration
 }
 
 // LookupNetIP returns host's addresses: network "ip" asks for both families, "ip4" and "ip6" for one. IPv6 addresses
@@ -219,9 +224,16 @@ func (c *Client) queryAll(ctx context.Context, name string, types []dnsmessage.T
 	results := make([]answer, len(types))
 	errs := make([]*net.DNSError, len(types))
 	var wg sync.WaitGroup
+	ctx, enough := context.WithCancel(ctx)
+	defer enough()
 	for i, t := range types {
 		// Ends when its query does, at the latest soon after ctx is done; waited for right here.
-		wg.Go(func() { results[i], errs[i] = c.query(ctx, name, t) })
+		wg.Go(func() {
+			results[i], errs[i] = c.query(ctx, name, t)
+			if errs[i] == nil && t == dnsmessage.TypeA && c.ResolutionDelay > 0 {
+				time.AfterFunc(c.ResolutionDelay, enough) // of no effect when all queries have ended
+			}
+		})
 	}
 	wg.Wait()
 
