@@ -462,8 +462,8 @@ func TestReadResumes(t *testing.T) {
 		if int(released.Load()) != count {
 			t.Fatalf("batches of %d: %d packets released, want %d", batch, released.Load(), count)
 		}
-		if l.counts != [classes]int{} {
-			t.Fatalf("counts at the end: %v", l.counts)
+		if q := l.queues[0]; q.size != 0 || q.counts != [classes]int{} {
+			t.Fatalf("counts at the end: %v, %d packets", q.counts, q.size)
 		}
 	}
 }

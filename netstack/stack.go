@@ -58,10 +58,11 @@ type Config struct {
 	// [Stack.Close] waits. It must not call Close.
 	Silent func(PeerID)
 	// NeedSession, if not nil, makes packets to a peer wait, at most 16 of them, until [Stack.SetSession] says that there
-	// is a session with it. It is called when packets wait, at most once a second for each peer, from the goroutine that
-	// reads the [Device].
+	// is a session with it, and for 90 s at most. It is called while packets wait, once a second for each peer and after
+	// each SetSession, without a lock held, from the goroutine that reads the [Device].
 	NeedSession func(PeerID)
-	// MaxInFlight, if not 0, bounds the packets that Device.Read has returned and [Stack.Sent] was not told of.
+	// MaxInFlight, if not 0, bounds the packets that Device.Read has returned and [Stack.Sent] was not told of. A batch
+	// may pass it.
 	MaxInFlight int
 }
 
@@ -234,13 +235,16 @@ func (s *Stack) PeerFor(addr netip.Addr) (PeerID, bool) {
 func (s *Stack) Resend(peer PeerID) { s.link.resend(s.silence.take(peer)) }
 
 // SetSession says until when the device has a session with a peer. The zero time means that there is none.
-// It has an effect only if [Config.NeedSession] is set.
+// It has an effect only if [Config.NeedSession] is set. [Stack.SetRoutes] forgets it for a peer that has no route.
 func (s *Stack) SetSession(peer PeerID, until time.Time) {
 	s.link.setSession(peer, until.Sub(s.link.begin))
 }
 
-// Sent says that n packets that Device.Read had returned have left: see [Config.MaxInFlight]. More than there were does
-// no harm. What the device has dropped need not be told: after 5 ms with nothing sent it is taken for lost.
+// Sending says that packets that Device.Read had returned are about to be sent. A call of Sent has to follow it.
+func (s *Stack) Sending() { s.link.sending.Add(1) }
+
+// Sent says that n of these packets have left, or more: see [Config.MaxInFlight]. What the device has dropped need not
+// be told: after 5 ms in which nothing is sent, what is in flight is taken for lost.
 func (s *Stack) Sent(n int) { s.link.sent(n) }
 
 // Close ends the stack: its connections are aborted, its listeners closed, everything that waits returns

@@ -72,7 +72,8 @@ func New(cfg *Config) (*Net, error) {
 func (n *Net) start() (err error) {
 	n.sockets, err = outer.Open(outer.Config{
 		Port: n.config.ListenPort, Control: n.config.Control, ListenPacket: n.config.ListenPacket, Logger: n.log,
-		Sent: func(packets int) { n.stack.Sent(packets) },
+		Sending: func() { n.stack.Sending() },
+		Sent:    func(packets int) { n.stack.Sent(packets) },
 	})
 	if err != nil {
 		return err

@@ -109,13 +109,11 @@ func (b *bind) Send(bufs [][]byte, to conn.Endpoint) error {
 	if current == nil {
 		return net.ErrClosed
 	}
-	err := b.sockets.sock.send(bufs, e, current.done)
-	if b.sockets.sent != nil {
-		if n := dataMessages(bufs); n > 0 {
-			b.sockets.sent(n)
-		}
+	if n := dataMessages(bufs); n > 0 {
+		b.sockets.sending()
+		defer b.sockets.sent(n)
 	}
-	return err
+	return b.sockets.sock.send(bufs, e, current.done)
 }
 
 // A data message is of type 4 and has a header of 16 bytes and a tag of 16; without content it is a keepalive (WireGuard

@@ -38,9 +38,10 @@ type Config struct {
 	// ListenPacket, if not nil, opens the socket in the place of the system's: as [net.ListenConfig.ListenPacket], with
 	// "udp" and ":port". Control is not called then.
 	ListenPacket func(ctx context.Context, network, address string) (net.PacketConn, error)
-	// Sent, if not nil, is told how many data messages each Send of a facade has let go, whether they got away or not.
-	// It must not block.
-	Sent func(n int)
+	// Sending and Sent, if not nil, are called before and after each Send of a facade that has data messages; Sent with
+	// their number, whether they got away or not. They must not block.
+	Sending func()
+	Sent    func(n int)
 	// Logger gets the network errors that are waited out, at a bounded rate. nil discards.
 	Logger *slog.Logger
 }
@@ -49,6 +50,7 @@ type Config struct {
 type Sockets struct {
 	sock    socket
 	log     *slog.Logger
+	sending func()
 	sent    func(n int)
 	port    uint16
 	closed  chan struct{} // closed by Close
@@ -88,7 +90,15 @@ func Open(cfg Config) (*Sockets, error) {
 
 // newSockets takes over sock.
 func newSockets(sock socket, cfg Config) *Sockets {
-	s := &Sockets{sock: sock, log: logger(cfg.Logger), sent: cfg.Sent, port: sock.port(), closed: make(chan struct{})}
+	s := &Sockets{
+		sock: sock, log: logger(cfg.Logger), sending: cfg.Sending, sent: cfg.Sent, port: sock.port(), closed: make(chan struct{}),
+	}
+	if s.sending == nil {
+		s.sending = func() {}
+	}
+	if s.sent == nil {
+		s.sent = func(int) {}
+	}
 	s.close = sync.OnceValue(func() error {
 		close(s.closed)
 		return sock.close()
