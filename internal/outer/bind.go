@@ -126,12 +126,24 @@ const (
 // dataMessages counts the messages that carry a packet.
 func dataMessages(bufs [][]byte) (n int) {
 	for _, b := range bufs {
-		if len(b) > keepaliveLen && b[0] == dataMessage {
+		if isData(b) {
 			n++
 		}
 	}
 	return n
 }
+
+// countData is dataMessages for messages that begin buffers.
+func countData(bufs [][]byte, sizes []int) (n int) {
+	for i, b := range bufs {
+		if isData(b[:sizes[i]]) {
+			n++
+		}
+	}
+	return n
+}
+
+func isData(b []byte) bool { return len(b) > keepaliveLen && b[0] == dataMessage }
 
 // ParseEndpoint implements conn.Bind. s is "ip:port", with a zone for a link-local address.
 func (b *bind) ParseEndpoint(s string) (conn.Endpoint, error) {
@@ -152,12 +164,14 @@ func (r *session) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int,
 	defer s.receiving.Unlock()
 	backOff, ignored := backOffMin, 0
 	for {
+		s.backlog.wait(r.done, s.closed)
 		if isClosed(r.done) || isClosed(s.closed) {
 			return 0, net.ErrClosed
 		}
 		n, err := s.sock.receive(bufs, sizes, eps)
 		switch {
 		case n > 0:
+			s.backlog.add(countData(bufs[:n], sizes))
 			return n, nil
 		case err == nil:
 		case errors.Is(err, os.ErrDeadlineExceeded):
