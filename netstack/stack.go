@@ -37,8 +37,9 @@ const (
 	loopbackNIC tcpip.NICID = 2
 )
 
-// Socket buffers: the start and the bound of TCP's auto-tuning, and UDP's fixed size. 4 MiB fill a path of 1 Gbit/s
-// with a round trip of 30 ms; a burst of datagrams that finds a small receive buffer is lost.
+// Socket buffers: the start and the bound of TCP's auto-tuning, and what UDP sends from. 4 MiB fill a path of 1 Gbit/s
+// with a round trip of 30 ms. They are UDP's to receive into, too: what comes while the program is kept from the
+// processor is lost beyond it.
 const (
 	minBuffer     = 4 << 10
 	defaultBuffer = 212 << 10
@@ -191,7 +192,7 @@ func (s *Stack) setOptions() error {
 	}
 	for _, opt := range []any{
 		tcpip.SendBufferSizeOption{Min: minBuffer, Default: udpBuffer, Max: maxBuffer},
-		tcpip.ReceiveBufferSizeOption{Min: minBuffer, Default: udpBuffer, Max: maxBuffer},
+		tcpip.ReceiveBufferSizeOption{Min: minBuffer, Default: maxBuffer, Max: maxBuffer},
 	} {
 		if err := s.stack.SetOption(opt); err != nil {
 			return fmt.Errorf("netstack: set option %T: %v", opt, err)
