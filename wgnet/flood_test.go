@@ -17,7 +17,6 @@ import (
 	"testing"
 	"time"
 
-	"example.com/wgnet/internal/memnet"
 	"example.com/wgnet/wgnet"
 )
 
@@ -150,18 +149,15 @@ func TestGarbageFlood(t *testing.T) {
 			}
 		})
 	}
-	flooded := time.After(time.Second)
+	ended := time.AfterFunc(time.Second, func() { close(quit) })
+	defer ended.Stop()
 	begin := time.Now()
-	transferHashed(t, a, b, "10.0.0.2", 1<<20)
+	transferHashed(t, a, b, "10.0.0.2", 64<<10) // most of it is lost while the socket overflows, and sent again
 	took := time.Since(begin)
-	<-flooded
-	close(quit)
 	wg.Wait()
 	grown := stop()
-	t.Logf("%d messages of garbage, the heap grew by %d MiB, an honest MiB took %v", sent.Load(), grown>>20, took)
-	if grown > 256<<20 {
-		t.Errorf("the heap grew by %d MiB, want 256 at most", grown>>20)
+	t.Logf("%d messages of garbage, the heap grew by %d MiB, 64 honest KiB took %v", sent.Load(), grown>>20, took)
+	if grown > 192<<20 {
+		t.Errorf("the heap grew by %d MiB, want 192 at most", grown>>20)
 	}
 }
-
-var _ = memnet.New

@@ -23,7 +23,7 @@ import (
 const maxInFlight = 128
 
 // maxBacklog is the same for the way in, where strangers can send what looks like a packet.
-const maxBacklog = 512
+const maxBacklog = 256
 
 // Net is a host on a WireGuard network, inside this process: a tunnel and a TCP/IP stack of its own. It shares nothing
 // with the machine's network but one UDP socket. Make one with [New]; all its methods are safe for concurrent use.
