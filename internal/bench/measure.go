@@ -172,7 +172,7 @@ func dials(open func() (*pair, error), length time.Duration) ([]figure, error) {
 // idle measures what pairs cost that do nothing.
 func idle(open func() (*pair, error), _ time.Duration) ([]figure, error) {
 	const pairs = 10
-	heap, goroutines := heapAlloc(), runtime.NumGoroutine()
+	heap, memory, goroutines := heapAlloc(), resident(), runtime.NumGoroutine()
 	var all []*pair
 	for range pairs {
 		p, err := open()
@@ -181,7 +181,7 @@ func idle(open func() (*pair, error), _ time.Duration) ([]figure, error) {
 		}
 		all = append(all, p)
 	}
-	heap, goroutines = heapAlloc()-heap, runtime.NumGoroutine()-goroutines
+	heap, memory, goroutines = heapAlloc()-heap, resident()-memory, runtime.NumGoroutine()-goroutines
 	for _, p := range all {
 		if err := p.close(); err != nil {
 			return nil, err
@@ -189,6 +189,7 @@ func idle(open func() (*pair, error), _ time.Duration) ([]figure, error) {
 	}
 	return []figure{
 		{Name: "idle host with a peer, heap", Unit: "MB", Value: float64(heap) / (2 * pairs) / 1e6, Less: true},
+		{Name: "idle host with a peer, resident", Unit: "MB", Value: float64(memory) / (2 * pairs) / 1e6, Less: true},
 		{Name: "idle host with a peer, goroutines", Value: float64(goroutines) / (2 * pairs), Less: true},
 	}, nil
 }
