@@ -28,8 +28,14 @@ const (
 	// askPause is the least time between two reports that packets to a peer wait for a session.
 	askPause = time.Second
 
-	// lanes is how many queues there are for each peer. The first is ICMP's; the others are for the flows, by hash.
-	lanes = 8
+	// lanes is how many queues there are for each peer: one for UDP, one for ICMP, the rest for TCP by a hash of the ports.
+	lanes        = 8
+	icmpLane     = 0
+	udpLane      = 1
+	firstTCPLane = 2
+	// quantum is how many packets of the link's MTU a lane's turn has, before which it begins no further segment. Those
+	// of 64 KiB have 48 packets of the usual size.
+	quantum = 40
 	// keepCapacity is how many places an empty queue keeps.
 	keepCapacity = 1024
 )
@@ -54,12 +60,14 @@ type queued struct {
 
 // peerQueue is what waits for one peer. It is the link's: link.mu guards it.
 //
-// The packets of a flow stay in order. Different flows have different lanes, but for accidents of the hash, and the
-// lanes take turns, a packet each: a bulk transfer may have megabytes waiting, and a ping beside it must not.
+// The packets of a flow stay in order. TCP connections have different lanes, but for accidents of the hash, and the lanes
+// take turns (deficit round robin, Shreedhar and Varghese): a bulk transfer may have megabytes waiting, and what comes
+// beside it does not wait for them.
 type peerQueue struct {
 	peer   PeerID
 	lanes  [lanes]fifo[queued]
-	turn   int // the lane that is served next
+	turn   int // the lane that is served
+	spent  int // packets of its turn's quantum
 	counts [classes]int
 	size   int    // packets in all lanes
 	number uint64 // of the newest packet
@@ -83,12 +91,15 @@ func (q *peerQueue) push(pkt *stack.PacketBuffer, class packetClass) {
 
 // pop takes out the oldest packet of the lane whose turn it is. There must be one.
 func (q *peerQueue) pop() *stack.PacketBuffer {
-	for q.lanes[q.turn].len() == 0 {
-		q.turn = (q.turn + 1) % lanes
+	if q.spent >= quantum {
+		q.turn, q.spent = (q.turn+1)%lanes, 0
 	}
-	lane := &q.lanes[q.turn]
-	q.turn = (q.turn + 1) % lanes
-	return q.popFrom(lane)
+	for q.lanes[q.turn].len() == 0 {
+		q.turn, q.spent = (q.turn+1)%lanes, 0
+	}
+	pkt := q.popFrom(&q.lanes[q.turn])
+	q.spent += packetsIn(pkt)
+	return pkt
 }
 
 // popOldest takes out the packet that came first. There must be one.
@@ -174,17 +185,19 @@ func (f *fifo[T]) pop() T {
 	return item
 }
 
-// laneOf is the lane of a packet's flow. Fragments share ICMP's: only the first one knows its ports.
+// laneOf is the lane of a packet's flow. UDP has only one, since fragments do not show their ports and would overtake
+// their flow; its writers wait past a bound anyway.
 func laneOf(pkt *stack.PacketBuffer) int {
-	h := pkt.TransportHeader().Slice()
-	switch pkt.TransportProtocolNumber {
-	case header.TCPProtocolNumber, header.UDPProtocolNumber:
-		if len(h) >= 4 { // both begin with the ports
-			// Fibonacci hashing: the upper bits of the product depend on all of the ports' bits.
-			return 1 + int(binary.BigEndian.Uint32(h)*0x9e3779b1>>16)%(lanes-1)
+	switch transportOf(pkt) {
+	case header.UDPProtocolNumber:
+		return udpLane
+	case header.TCPProtocolNumber:
+		if h := pkt.TransportHeader().Slice(); len(h) >= 4 {
+			// Fibonacci hashing: the upper bits of the product depend on all bits of the ports.
+			return firstTCPLane + int(binary.BigEndian.Uint32(h)*0x9e3779b1>>16)%(lanes-firstTCPLane)
 		}
 	}
-	return 0
+	return icmpLane
 }
 
 // packetsIn is how many packets of the link's MTU a packet will be cut into.
