@@ -68,10 +68,13 @@ func (s *Stack) LinkQueue() LinkQueue {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	waiting := false
+	var c [classes]int
 	for _, q := range l.queues {
 		waiting = waiting || q.room != nil
+		for class, n := range q.counts {
+			c[class] += n
+		}
 	}
-	c := l.counts
 	return LinkQueue{c[classStream], c[classDatagram], c[classAck], c[classControl], l.dropped, waiting}
 }
 

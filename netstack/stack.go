@@ -37,8 +37,9 @@ const (
 	loopbackNIC tcpip.NICID = 2
 )
 
-// Socket buffers: the start and the bound of TCP's auto-tuning, and UDP's fixed size. 4 MiB fill a path of 1 Gbit/s
-// with a round trip of 30 ms; a burst of datagrams that finds a small receive buffer is lost.
+// Socket buffers: the start and the bound of TCP's auto-tuning, and what UDP sends from. 4 MiB fill a path of 1 Gbit/s
+// with a round trip of 30 ms. They are UDP's to receive into, too: what comes while the program is kept from the
+// processor is lost beyond it.
 const (
 	minBuffer     = 4 << 10
 	defaultBuffer = 212 << 10
@@ -58,10 +59,11 @@ type Config struct {
 	// [Stack.Close] waits. It must not call Close.
 	Silent func(PeerID)
 	// NeedSession, if not nil, makes packets to a peer wait, at most 16 of them, until [Stack.SetSession] says that there
-	// is a session with it. It is called when packets wait, at most once a second for each peer, from the goroutine that
-	// reads the [Device].
+	// is a session with it, and for 90 s at most. It is called while packets wait, once a second for each peer and after
+	// each SetSession, without a lock held, from the goroutine that reads the [Device].
 	NeedSession func(PeerID)
-	// MaxInFlight, if not 0, bounds the packets that Device.Read has returned and [Stack.Sent] was not told of.
+	// MaxInFlight, if not 0, bounds the packets that Device.Read has returned and [Stack.Sent] was not told of. A batch
+	// may pass it.
 	MaxInFlight int
 }
 
@@ -190,7 +192,7 @@ func (s *Stack) setOptions() error {
 	}
 	for _, opt := range []any{
 		tcpip.SendBufferSizeOption{Min: minBuffer, Default: udpBuffer, Max: maxBuffer},
-		tcpip.ReceiveBufferSizeOption{Min: minBuffer, Default: udpBuffer, Max: maxBuffer},
+		tcpip.ReceiveBufferSizeOption{Min: minBuffer, Default: maxBuffer, Max: maxBuffer},
 	} {
 		if err := s.stack.SetOption(opt); err != nil {
 			return fmt.Errorf("netstack: set option %T: %v", opt, err)
@@ -234,13 +236,16 @@ func (s *Stack) PeerFor(addr netip.Addr) (PeerID, bool) {
 func (s *Stack) Resend(peer PeerID) { s.link.resend(s.silence.take(peer)) }
 
 // SetSession says until when the device has a session with a peer. The zero time means that there is none.
-// It has an effect only if [Config.NeedSession] is set.
+// It has an effect only if [Config.NeedSession] is set. [Stack.SetRoutes] forgets it for a peer that has no route.
 func (s *Stack) SetSession(peer PeerID, until time.Time) {
 	s.link.setSession(peer, until.Sub(s.link.begin))
 }
 
-// Sent says that n packets that Device.Read had returned have left: see [Config.MaxInFlight]. More than there were does
-// no harm. What the device has dropped need not be told: after 5 ms with nothing sent it is taken for lost.
+// Sending says that packets that Device.Read had returned are about to be sent. A call of Sent has to follow it.
+func (s *Stack) Sending() { s.link.sending.Add(1) }
+
+// Sent says that n of these packets have left, or more: see [Config.MaxInFlight]. What the device has dropped need not
+// be told: after 5 ms in which nothing is sent, what is in flight is taken for lost.
 func (s *Stack) Sent(n int) { s.link.sent(n) }
 
 // Close ends the stack: its connections are aborted, its listeners closed, everything that waits returns

@@ -77,7 +77,7 @@ func newTunnel(
 		renewed: make(chan struct{}, 1), ended: make(chan struct{}), changed: make(chan struct{}),
 	}
 	t.byDevice.Store(&map[*device.Peer]*peer{})
-	t.dev = device.NewDevice(&confirmingTUN{Device: stack.Device(), tunnel: t}, sockets.Bind(),
+	t.dev = device.NewDevice(&facade{Device: stack.Device(), tunnel: t, sockets: sockets}, sockets.Bind(),
 		&device.Logger{Verbosef: t.verbosef, Errorf: t.errorf})
 	return t
 }
@@ -319,14 +319,16 @@ func (t *tunnel) greet(ctx context.Context, peers []*peer) {
 	}
 }
 
-// confirmingTUN is the stack's facade, which sees a peer's first packet under new keys.
-type confirmingTUN struct {
+// facade is the stack's, which sees a peer's first packet under new keys and tells the sockets what has come through.
+type facade struct {
 	*netstack.Device
-	tunnel *tunnel
+	tunnel  *tunnel
+	sockets *outer.Sockets
 }
 
 // Write implements tun.Device.
-func (d *confirmingTUN) Write(bufs [][]byte, offset int) (int, error) {
+func (d *facade) Write(bufs [][]byte, offset int) (int, error) {
+	defer d.sockets.Delivered(len(bufs)) // the device lets go of the buffers then
 	if d.tunnel.confirming.Load() > 0 {
 		for _, buf := range bufs {
 			if src, ok := netstack.Source(buf[offset:]); ok {

@@ -109,13 +109,11 @@ func (b *bind) Send(bufs [][]byte, to conn.Endpoint) error {
 	if current == nil {
 		return net.ErrClosed
 	}
-	err := b.sockets.sock.send(bufs, e, current.done)
-	if b.sockets.sent != nil {
-		if n := dataMessages(bufs); n > 0 {
-			b.sockets.sent(n)
-		}
+	if n := dataMessages(bufs); n > 0 {
+		b.sockets.sending()
+		defer b.sockets.sent(n)
 	}
-	return err
+	return b.sockets.sock.send(bufs, e, current.done)
 }
 
 // A data message is of type 4 and has a header of 16 bytes and a tag of 16; without content it is a keepalive (WireGuard
@@ -128,12 +126,24 @@ const (
 // dataMessages counts the messages that carry a packet.
 func dataMessages(bufs [][]byte) (n int) {
 	for _, b := range bufs {
-		if len(b) > keepaliveLen && b[0] == dataMessage {
+		if isData(b) {
 			n++
 		}
 	}
 	return n
 }
+
+// countData is dataMessages for messages that begin buffers.
+func countData(bufs [][]byte, sizes []int) (n int) {
+	for i, b := range bufs {
+		if isData(b[:sizes[i]]) {
+			n++
+		}
+	}
+	return n
+}
+
+func isData(b []byte) bool { return len(b) > keepaliveLen && b[0] == dataMessage }
 
 // ParseEndpoint implements conn.Bind. s is "ip:port", with a zone for a link-local address.
 func (b *bind) ParseEndpoint(s string) (conn.Endpoint, error) {
@@ -154,12 +164,14 @@ func (r *session) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int,
 	defer s.receiving.Unlock()
 	backOff, ignored := backOffMin, 0
 	for {
+		s.backlog.wait(r.done, s.closed)
 		if isClosed(r.done) || isClosed(s.closed) {
 			return 0, net.ErrClosed
 		}
 		n, err := s.sock.receive(bufs, sizes, eps)
 		switch {
 		case n > 0:
+			s.backlog.add(countData(bufs[:n], sizes))
 			return n, nil
 		case err == nil:
 		case errors.Is(err, os.ErrDeadlineExceeded):
