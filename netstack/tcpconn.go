@@ -85,6 +85,10 @@ func (c *TCPConn) Read(b []byte) (int, error) {
 		return 0, nil
 	}
 	res, err := c.receive(b, tcpip.ReadOptions{})
+	if res.Count > 0 {
+		// The receive buffer grows with what is read in a round trip, and gVisor leaves it to the reader to say so.
+		c.ep.ModerateRecvBuf(res.Count)
+	}
 	return res.Count, c.opError("read", err)
 }
 
