@@ -142,7 +142,6 @@ func upstreamOver(n *memnet.Network) (*pair, error) {
 // goodput measures one stream over a path of its own, in Mbit/s.
 func (c contender) goodput(p path, seed uint64, length time.Duration) (mbits float64, err error) {
 	n := memnet.New(memnet.Options{Seed: seed})
-	defer func() { err = errors.Join(err, n.Close()) }()
 	there, back := p.links()
 	if err := errors.Join(n.SetLink(clientHost, serverHost, there), n.SetLink(serverHost, clientHost, back)); err != nil {
 		return 0, err
@@ -155,7 +154,12 @@ func (c contender) goodput(p path, seed uint64, length time.Duration) (mbits flo
 	if err != nil {
 		return 0, err
 	}
-	defer func() { err = errors.Join(err, pair.close()) }()
+	defer func() {
+		// Upstream's stack panics if a packet comes while it closes, so everything has to come to rest before.
+		err = errors.Join(err, n.Close())
+		time.Sleep(200 * time.Millisecond)
+		err = errors.Join(err, pair.close())
+	}()
 	var received atomic.Int64
 	stop, err := transfer(pair, 1, 0, &received)
 	if err != nil {
@@ -188,7 +192,7 @@ func forecasts(all []path, who []contender, rounds int, length time.Duration, on
 			if !strings.Contains(p.String(), only) {
 				continue
 			}
-			fmt.Fprintf(os.Stderr, "\rround %d of %d: %-60s", round+1, rounds, p)
+			fmt.Fprintf(os.Stderr, "round %d of %d: %s: ", round+1, rounds, p)
 			got, err := p.round(who, uint64(round), length)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", p, err)
@@ -197,12 +201,12 @@ func forecasts(all []path, who []contender, rounds int, length time.Duration, on
 				values[p.String()] = map[string][]float64{}
 				table = append(table, forecast{Path: p.String(), Goodput: map[string]float64{}})
 			}
+			fmt.Fprintf(os.Stderr, "%.3g\n", got)
 			for i, c := range who {
 				values[p.String()][c.name] = append(values[p.String()][c.name], got[i])
 			}
 		}
 	}
-	fmt.Fprintf(os.Stderr, "\r%80s\r", "")
 	for i := range table {
 		v := values[table[i].Path]
 		var ratios []float64
