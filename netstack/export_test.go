@@ -112,3 +112,21 @@ func (s *Stack) SetTimeWait(d time.Duration) {
 		panic(err.String())
 	}
 }
+
+// MaxBuffers are the bounds of the auto-tuning of TCP's buffers.
+func (s *Stack) MaxBuffers() (send, receive int) {
+	var sendRange tcpip.TCPSendBufferSizeRangeOption
+	var receiveRange tcpip.TCPReceiveBufferSizeRangeOption
+	for _, opt := range []tcpip.GettableTransportProtocolOption{&sendRange, &receiveRange} {
+		if err := s.stack.TransportProtocolOption(tcp.ProtocolNumber, opt); err != nil {
+			panic(err.String())
+		}
+	}
+	return sendRange.Max, receiveRange.Max
+}
+
+// Buffers are the sizes of the connection's buffers now.
+func (c *TCPConn) Buffers() (send, receive int64) {
+	o := c.ep.SocketOptions()
+	return o.GetSendBufferSize(), o.GetReceiveBufferSize()
+}

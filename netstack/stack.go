@@ -3,6 +3,7 @@
 package netstack
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -12,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"example.com/wgnet/internal/tcptune"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/link/loopback"
@@ -37,14 +39,20 @@ const (
 	loopbackNIC tcpip.NICID = 2
 )
 
-// Socket buffers: the start and the bound of TCP's auto-tuning, and what UDP sends from. 4 MiB fill a path of 1 Gbit/s
-// with a round trip of 30 ms. They are UDP's to receive into, too: what comes while the program is kept from the
-// processor is lost beyond it.
+// Socket buffers: where TCP's auto-tuning starts and ends, and UDP's sizes. What comes while the program is kept from the
+// processor is lost beyond UDP's receive buffer.
 const (
 	minBuffer     = 4 << 10
 	defaultBuffer = 212 << 10
-	udpBuffer     = 1 << 20
-	maxBuffer     = 4 << 20
+	udpSend       = 1 << 20
+	udpReceive    = 4 << 20
+	// maxBuffer bounds every buffer, and the growth of TCP's receive buffers. gVisor offers half of one as the window, so
+	// 1 Gbit/s over a round trip of 100 ms, 12.5 MB, needs twice that.
+	maxBuffer = 32 << 20
+	// maxSend bounds the growth of TCP's send buffers, and so what is in flight. More would be faster where nothing is
+	// ever lost. But in loss recovery gVisor looks at all that is in flight for every ACK that comes, and with more than
+	// this it stands still for many seconds: see PERFORMANCE.md.
+	maxSend = 4 << 20
 )
 
 // Config says what a [Stack] is to be.
@@ -177,28 +185,46 @@ func (s *Stack) addAddress(nic tcpip.NICID, prefix netip.Prefix) error {
 }
 
 func (s *Stack) setOptions() error {
+	tune := tcpSettings()
 	sack := tcpip.TCPSACKEnabled(true)
-	rack := tcpip.TCPRACKLossDetection
+	congestion := tcpip.CongestionControlOption(tune.Congestion)
+	recovery := tcpip.TCPRACKLossDetection
+	if tune.Recovery == "sack" {
+		recovery = 0
+	}
 	// A port in TIME_WAIT may be taken again for a new connection after a second, as timestamps allow (RFC 6191);
 	// else 49,536 connections to one address within a minute are all there can be.
 	reuse := tcpip.TCPTimeWaitReuseGlobal
 	moderate := tcpip.TCPModerateReceiveBufferOption(true)
-	send := tcpip.TCPSendBufferSizeRangeOption{Min: minBuffer, Default: defaultBuffer, Max: maxBuffer}
-	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: minBuffer, Default: defaultBuffer, Max: maxBuffer}
-	for _, opt := range []tcpip.SettableTransportProtocolOption{&sack, &rack, &reuse, &moderate, &send, &receive} {
+	send := tcpip.TCPSendBufferSizeRangeOption{Min: minBuffer, Default: defaultBuffer, Max: tune.MaxSend}
+	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: minBuffer, Default: defaultBuffer, Max: tune.MaxReceive}
+	for _, opt := range []tcpip.SettableTransportProtocolOption{&sack, &congestion, &recovery, &reuse, &moderate, &send, &receive} {
 		if err := s.stack.SetTransportProtocolOption(tcp.ProtocolNumber, opt); err != nil {
 			return fmt.Errorf("netstack: set TCP option %T: %v", opt, err)
 		}
 	}
 	for _, opt := range []any{
-		tcpip.SendBufferSizeOption{Min: minBuffer, Default: udpBuffer, Max: maxBuffer},
-		tcpip.ReceiveBufferSizeOption{Min: minBuffer, Default: maxBuffer, Max: maxBuffer},
+		tcpip.SendBufferSizeOption{Min: minBuffer, Default: udpSend, Max: maxBuffer},
+		tcpip.ReceiveBufferSizeOption{Min: minBuffer, Default: udpReceive, Max: maxBuffer},
 	} {
 		if err := s.stack.SetOption(opt); err != nil {
 			return fmt.Errorf("netstack: set option %T: %v", opt, err)
 		}
 	}
 	return nil
+}
+
+// tcpSettings are the stack's choices, made from the tables in PERFORMANCE.md (go run ./internal/bench -weather), unless
+// a new measurement wants others. SACK is always on: without it a round trip repairs one loss.
+func tcpSettings() tcptune.Settings {
+	tune := tcptune.Settings{Congestion: "reno", Recovery: "rack", MaxSend: maxSend, MaxReceive: maxBuffer}
+	if other := tcptune.Override.Load(); other != nil {
+		tune.Congestion = cmp.Or(other.Congestion, tune.Congestion)
+		tune.Recovery = cmp.Or(other.Recovery, tune.Recovery)
+		tune.MaxSend = cmp.Or(other.MaxSend, tune.MaxSend)
+		tune.MaxReceive = cmp.Or(other.MaxReceive, tune.MaxReceive)
+	}
+	return tune
 }
 
 // Device returns a new facade for a WireGuard device: see [Device].
