@@ -81,7 +81,7 @@ func dial(tb testing.TB, n *wgnet.Net, network, address string) net.Conn {
 // serve handles each connection of a listener until the test ends, and closes all of them then.
 func serve(tb testing.TB, l net.Listener, handle func(net.Conn)) {
 	var accepting, handlers sync.WaitGroup
-	var conns []net.Conn // the accepting goroutine's until it has ended
+	var conns []net.Conn  // the accepting goroutine's until it has ended
 	accepting.Go(func() { // ends with the listener
 		for {
 			c, err := l.Accept()
