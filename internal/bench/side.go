@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"time"
 
 	"example.com/wgnet/wgnet"
 	"golang.zx2c4.com/wireguard/conn"
@@ -120,7 +121,14 @@ func upstreamPair(host string, binds [2]conn.Bind) (*pair, error) {
 		listenPacket: func(port int) (net.PacketConn, error) {
 			return serverNet.ListenUDPAddrPort(netip.AddrPortFrom(serverAddr, uint16(port)))
 		},
-		close: func() error { client.Close(); server.Close(); return nil },
+		close: func() error {
+			// Upstream's stack panics if it sends while it is closed. Let it finish with what has come in.
+			err := errors.Join(client.Down(), server.Down())
+			time.Sleep(50 * time.Millisecond)
+			client.Close()
+			server.Close()
+			return err
+		},
 	}, nil
 }
 
