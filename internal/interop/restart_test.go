@@ -125,8 +125,9 @@ func TestConnectionOverRestart(t *testing.T) {
 			took(t, "a write on an old connection to "+addr, begin)
 			if kind == "wireguard-go" {
 				must(t, err)
-			} else if !errors.Is(err, syscall.ECONNRESET) {
-				t.Errorf("%v, want ECONNRESET", err)
+			} else if !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) && !errors.Is(err, io.EOF) {
+				// Which of them it is depends on whether the end of their program or of their stack came first.
+				t.Errorf("%v, want the connection's end", err)
 			}
 			// And a new one is there at once.
 			must(t, getHello(ctx, s.us, addr))

@@ -287,9 +287,21 @@ func TestRoaming(t *testing.T) {
 	a, b := n.Nodes[0], n.Nodes[1]
 	moved := 0
 	total := transfer(t, a.Net, b.Net, 1, 8<<20, func(received int) {
-		if received > (moved+1)<<20 {
-			n.Move([]*wgnettest.Node{a, b}[moved%2])
-			moved++
+		if received <= (moved+1)<<20 {
+			return
+		}
+		// Who has moved has to say something, or nobody can know where it is: the receiver gets nothing any more that it
+		// could acknowledge. And one at a time: two that move at once have lost each other.
+		who, whom := a, "b"
+		if moved%2 == 1 {
+			who, whom = b, "a"
+		}
+		n.Move(who)
+		moved++
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		if _, err := who.Net.Ping(ctx, whom); err != nil {
+			t.Error(err)
 		}
 	})
 	if moved < 5 || total != 8<<20 {
