@@ -14,6 +14,11 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
+// maxSegment bounds the segments that TCP sends, in bytes: eight packets of the usual MTU. Larger ones are faster where
+// nothing is lost, 65,535 by a third. But gVisor has a segment acknowledged, or takes it for lost, as a whole: with 10 % of
+// the packets lost, nearly every large one has to go out again and again, and connections stand still.
+const maxSegment = 8 * 1420
+
 // link is the stack's link endpoint: the queues between gVisor and the device's TUN reader.
 //
 // Its invariants:
@@ -369,8 +374,8 @@ func (l *link) IsAttached() bool {
 // SupportedGSO implements [stack.GSOEndpoint]: TCP may send segments of any size, and read cuts them.
 func (l *link) SupportedGSO() stack.SupportedGSO { return stack.HostGSOSupported }
 
-// GSOMaxSize implements [stack.GSOEndpoint]: what the IPv4 total length can say.
-func (l *link) GSOMaxSize() uint32 { return maxCoalesced }
+// GSOMaxSize implements [stack.GSOEndpoint].
+func (l *link) GSOMaxSize() uint32 { return maxSegment }
 
 // MTU implements [stack.NetworkLinkEndpoint].
 func (l *link) MTU() uint32 { return l.mtu }
