@@ -37,15 +37,17 @@ type link struct {
 	silence *silenceWatch
 	routes  *atomic.Pointer[routeTable]
 	begin   time.Time // where the link's time begins
-	// needSession is Config.NeedSession, maxInFlight Config.MaxInFlight.
+	// needSession is Config.NeedSession, reads Config.Read, maxInFlight Config.MaxInFlight.
 	needSession func(PeerID)
+	reads       func(PeerID, int)
 	maxInFlight int
 	// endpoints are gVisor's for IPv4 and IPv6 on this link. Set once, before the first packet.
 	endpoints map[tcpip.NetworkProtocolNumber]stack.NetworkEndpoint
 
-	// readMu guards reading and segmenter, and lets one device's reader at a time copy. Lock order: readMu, mu.
+	// readMu guards reading, readingOf and segmenter, and lets one device's reader at a time copy. Lock order: readMu, mu.
 	readMu    sync.Mutex
 	reading   []queued // taken out of a queue and not written yet
+	readingOf PeerID   // whose queue that was
 	segmenter segmenter
 
 	mu     sync.Mutex // guards what follows
@@ -66,7 +68,8 @@ type link struct {
 func newLink(s *Stack, cfg Config) *link {
 	return &link{
 		mtu: uint32(cfg.MTU), ended: make(chan struct{}), wake: make(chan struct{}, 1), silence: s.silence, routes: &s.routes,
-		begin: time.Now(), needSession: cfg.NeedSession, maxInFlight: cfg.MaxInFlight, queues: map[PeerID]*peerQueue{},
+		begin: time.Now(), needSession: cfg.NeedSession, reads: cfg.Read, maxInFlight: cfg.MaxInFlight,
+		queues:    map[PeerID]*peerQueue{},
 		endpoints: map[tcpip.NetworkProtocolNumber]stack.NetworkEndpoint{},
 	}
 }
@@ -270,10 +273,15 @@ func (l *link) take(bufs [][]byte, sizes []int, offset int) (n int, full bool) {
 	if l.full() {
 		return 0, true
 	}
+	counted := 0 // of the n packets
 	for n < len(bufs) {
 		if !l.segmenter.busy() {
-			if len(l.reading) == 0 && !l.refill(len(bufs)-n) {
-				break
+			if len(l.reading) == 0 {
+				l.count(n - counted)
+				counted = n
+				if !l.refill(len(bufs) - n) {
+					break
+				}
 			}
 			l.segmenter.start(l.reading[0].pkt)
 			l.reading[0] = queued{}
@@ -284,6 +292,7 @@ func (l *link) take(bufs [][]byte, sizes []int, offset int) (n int, full bool) {
 			n++
 		}
 	}
+	l.count(n - counted)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.taking = false
@@ -292,6 +301,13 @@ func (l *link) take(bufs [][]byte, sizes []int, offset int) (n int, full bool) {
 	}
 	l.checkIdleLocked()
 	return n, false
+}
+
+// count tells of n packets that were read, to the peer whose they are. The caller holds l.readMu.
+func (l *link) count(n int) {
+	if n > 0 && l.reads != nil {
+		l.reads(l.readingOf, n)
+	}
 }
 
 func (l *link) full() bool {
@@ -319,6 +335,7 @@ func (l *link) refill(n int) bool {
 				l.counts[p.class]--
 				l.reading = append(l.reading, p)
 			}
+			l.readingOf = q.peer
 		}
 		l.offerLocked(q)
 	}

@@ -61,6 +61,8 @@ type Config struct {
 	// is a session with it. It is called when packets wait, at most once a second for each peer, from the goroutine that
 	// reads the [Device].
 	NeedSession func(PeerID)
+	// Read, if not nil, is told how many packets to a peer a Device.Read returns. It must not block.
+	Read func(peer PeerID, packets int)
 	// MaxInFlight, if not 0, bounds the packets that Device.Read has returned and [Stack.Sent] was not told of.
 	MaxInFlight int
 }

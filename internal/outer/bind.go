@@ -109,6 +109,7 @@ func (b *bind) Send(bufs [][]byte, to conn.Endpoint) error {
 	if current == nil {
 		return net.ErrClosed
 	}
+	b.sockets.announce(e)
 	err := b.sockets.sock.send(bufs, e, current.done)
 	if b.sockets.sent != nil {
 		if n := dataMessages(bufs); n > 0 {
@@ -160,6 +161,7 @@ func (r *session) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int,
 		n, err := s.sock.receive(bufs, sizes, eps)
 		switch {
 		case n > 0:
+			s.received.add(receivedMessages(bufs[:n], sizes), time.Now())
 			return n, nil
 		case err == nil:
 		case errors.Is(err, os.ErrDeadlineExceeded):
@@ -167,7 +169,7 @@ func (r *session) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int,
 			_ = s.sock.setReadDeadline(time.Time{})
 		case isClosed(r.done) || isClosed(s.closed):
 		default:
-			if dropped, ok := s.failure.allow(); ok {
+			if dropped, ok := s.failure.Allow(); ok {
 				s.log.Warn("receiving from the network failed, trying again", "err", err, "unlogged", dropped)
 			}
 			// Errors about one datagram are a stranger's to cause: long waits would let him stop us. Short ones now
@@ -195,15 +197,16 @@ func (r *session) wait(d time.Duration) {
 	}
 }
 
-// logLimit bounds the log lines that an outsider can cause (fault 71). The zero value is ready.
-type logLimit struct {
+// LogLimit lets one log line of a kind pass every ten seconds, for those that an outsider can cause (fault 71). The zero
+// value is ready; it is safe for concurrent use.
+type LogLimit struct {
 	mu      sync.Mutex // guards last and dropped
 	last    time.Time
 	dropped int // since last
 }
 
-// allow reports whether a line may be logged now, and how many were not since the last one.
-func (l *logLimit) allow() (dropped int, ok bool) {
+// Allow reports whether a line may be logged now, and how many were not since the last one.
+func (l *LogLimit) Allow() (dropped int, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()

@@ -23,6 +23,7 @@ import (
 	"net"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"golang.zx2c4.com/wireguard/conn"
@@ -41,19 +42,26 @@ type Config struct {
 	// Sent, if not nil, is told how many data messages each Send of a facade has let go, whether they got away or not.
 	// It must not block.
 	Sent func(n int)
+	// Destination, if not nil, is called by the first Send to an endpoint, and again by the first one after each
+	// [Sockets.AnnounceAgain]: so it is called when a peer's datagrams begin to go elsewhere. It must not block.
+	Destination func()
 	// Logger gets the network errors that are waited out, at a bounded rate. nil discards.
 	Logger *slog.Logger
 }
 
 // Sockets are the open UDP sockets of a tunnel. All methods are safe for concurrent use.
 type Sockets struct {
-	sock    socket
-	log     *slog.Logger
-	sent    func(n int)
-	port    uint16
-	closed  chan struct{} // closed by Close
-	close   func() error  // runs once
-	failure logLimit      // receive errors
+	sock socket
+	log  *slog.Logger
+	sent func(n int)
+	port uint16
+	// destination is Config.Destination, announced what an endpoint's field of that name is compared with.
+	destination func()
+	announced   atomic.Uint64
+	received    receivedCount
+	closed      chan struct{} // closed by Close
+	close       func() error  // runs once
+	failure     LogLimit      // receive errors
 
 	// receiving serializes the receive functions of successive facades. It guards the socket's receive state.
 	receiving sync.Mutex
@@ -88,7 +96,11 @@ func Open(cfg Config) (*Sockets, error) {
 
 // newSockets takes over sock.
 func newSockets(sock socket, cfg Config) *Sockets {
-	s := &Sockets{sock: sock, log: logger(cfg.Logger), sent: cfg.Sent, port: sock.port(), closed: make(chan struct{})}
+	s := &Sockets{
+		sock: sock, log: logger(cfg.Logger), sent: cfg.Sent, destination: cfg.Destination, port: sock.port(),
+		closed: make(chan struct{}),
+	}
+	s.announced.Store(1)
 	s.close = sync.OnceValue(func() error {
 		close(s.closed)
 		return sock.close()
