@@ -76,7 +76,10 @@ type Config struct {
 
 	// The fields below are not part of the file.
 
-	// Logger gets what the tunnel has to say. nil discards it.
+	// Logger gets what the tunnel has to say: at level Info a story that a person can follow (peers up, down and why,
+	// endpoints that moved), at Warn trouble, at Debug the protocol. No key but public ones is in it. Its handler runs in
+	// one goroutine of its own and holds up nobody but Close; when it falls 512 lines behind, lines are lost, and counted.
+	// nil discards everything.
 	Logger *slog.Logger `json:"-"`
 
 	// Control is called for each outer UDP socket after it is made and before it is bound, as the field of the same

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"example.com/wgnet/internal/outer"
 	"example.com/wgnet/internal/resolver"
@@ -33,6 +34,12 @@ type Net struct {
 	peers    *peerTable
 	resolver resolver.Client // set once
 	pings    atomic.Uint32   // echo requests sent, for their sequence numbers
+	started  time.Time
+	events   eventHub
+	observer *observer
+	lines    *logQueue // what n.log goes through; nil if nobody listens
+	logging  sync.WaitGroup
+	rejected rejectedCount
 
 	background sync.WaitGroup // the goroutines that cancel ends
 	ctx        context.Context
@@ -56,9 +63,13 @@ func New(cfg *Config) (*Net, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	n := &Net{config: cfg, log: cfg.Logger, peers: newPeerTable(cfg.Peers), done: make(chan struct{})}
-	if n.log == nil {
-		n.log = slog.New(slog.DiscardHandler)
+	n := &Net{config: cfg, peers: newPeerTable(cfg.Peers), started: time.Now(), done: make(chan struct{})}
+	n.observer = newObserver(n)
+	n.log = slog.New(slog.DiscardHandler)
+	if cfg.Logger != nil {
+		n.lines = newLogQueue(cfg.Logger.Handler())
+		n.log = slog.New(n.lines)
+		n.logging.Go(n.lines.run) // shutDown ends it
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	if err := n.start(); err != nil {
@@ -72,7 +83,8 @@ func New(cfg *Config) (*Net, error) {
 func (n *Net) start() (err error) {
 	n.sockets, err = outer.Open(outer.Config{
 		Port: n.config.ListenPort, Control: n.config.Control, ListenPacket: n.config.ListenPacket, Logger: n.log,
-		Sent: func(packets int) { n.stack.Sent(packets) },
+		Sent:        func(packets int) { n.stack.Sent(packets) },
+		Destination: n.observer.noticeMove,
 	})
 	if err != nil {
 		return err
@@ -84,12 +96,15 @@ func (n *Net) start() (err error) {
 		// Packets wait in the stack, a few of them, and not in the device, which would take hundreds.
 		NeedSession: func(id netstack.PeerID) { n.tunnel.initiate(n.peers.all[id]) },
 		MaxInFlight: maxInFlight,
+		Read: func(id netstack.PeerID, packets int) {
+			n.peers.all[id].observed.packetsSent.Add(uint64(packets))
+		},
 	})
 	if err != nil {
 		return err
 	}
 	n.stack.SetRoutes(n.peers.routes())
-	n.tunnel = newTunnel(n.stack, n.sockets, n.peers, n.log, n.ctx.Done())
+	n.tunnel = newTunnel(n.stack, n.sockets, n.peers, n.log, n.observer, n.ctx.Done())
 	if err := n.tunnel.configure(n.config); err != nil {
 		return err
 	}
@@ -97,6 +112,8 @@ func (n *Net) start() (err error) {
 	for _, server := range n.config.DNS {
 		n.resolver.Servers = append(n.resolver.Servers, netip.AddrPortFrom(server, 53))
 	}
+	n.log.Info("listening", "port", n.ListenPort(), "peers", len(n.peers.all))
+	n.background.Go(func() { n.observer.run(n.ctx) })                    // cancel ends it
 	n.background.Go(func() { n.tunnel.watch(n.ctx) })                    // cancel ends it
 	n.background.Go(func() { n.tunnel.greet(n.ctx, n.peers.literal()) }) // cancel ends it
 	n.background.Go(func() { n.resolveEndpoints(n.ctx) })                // cancel ends it
@@ -111,6 +128,7 @@ func (n *Net) start() (err error) {
 // that it must not be waited for in is a handler of [Config.Logger], which the Net's own goroutines wait for.
 func (n *Net) Close() error {
 	n.closeOnce.Do(func() {
+		n.log.Info("closing")
 		n.shutDown()
 		close(n.done)
 	})
@@ -133,6 +151,11 @@ func (n *Net) shutDown() {
 		n.tunnel.close()
 	}
 	n.background.Wait()
+	n.events.close()
+	if n.lines != nil {
+		n.lines.close()
+		n.logging.Wait()
+	}
 }
 
 // Done returns a channel that is closed when [Net.Close] has taken the host down.

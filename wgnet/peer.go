@@ -39,6 +39,8 @@ type peer struct {
 	// sent again in the next.
 	lost atomic.Bool
 
+	observed observed
+
 	// endpoint is where the device sends the first handshake to, or why that is not known: see endpointState.
 	endpoint atomic.Pointer[endpointState]
 }

@@ -94,7 +94,9 @@ func (n *Net) resolveEndpoint(ctx context.Context, p *peer) error {
 		if !addr.IsValid() || addr.IsUnspecified() || addr.IsMulticast() {
 			continue
 		}
-		p.endpoint.Store(&endpointState{addr: netip.AddrPortFrom(addr, uint16(port))})
+		at := netip.AddrPortFrom(addr, uint16(port))
+		p.endpoint.Store(&endpointState{addr: at})
+		n.tellAt(EndpointResolved, p, at, fmt.Sprintf("the endpoint of peer %s, %s, is %s", p.label(), p.Endpoint, at))
 		if p.heard.Load() {
 			return nil // the peer was faster, and the device knows where it is
 		}

@@ -26,6 +26,12 @@ const (
 	logOurResponse    = "%v - Sending handshake response"
 	logPeerInitiation = "%v - Received handshake initiation"
 	logKeepalive      = "%v - Receiving keepalive packet"
+	logGivingUp       = "%s - Handshake did not complete after %d attempts, giving up"
+	logDisallowed4    = "IPv4 packet with disallowed source address from %v"
+	logDisallowed6    = "IPv6 packet with disallowed source address from %v"
+	logBadVersion     = "Packet with invalid IP version from %v"
+	// The argument is where it came from.
+	logBadResponse = "Received invalid response message from %s"
 	// A routine's last words begin and end so. Peers' routines, which the device waits for itself, begin otherwise.
 	logRoutine = "Routine: "
 	logStopped = " - stopped"
@@ -58,6 +64,10 @@ type tunnel struct {
 	begin   time.Time
 	closing <-chan struct{} // the Net's: closed when its Close begins
 
+	observer *observer
+	limits   map[string]*outer.LogLimit // of the device's log; never changed
+	accepted atomic.Uint64              // data messages that the device took, keepalives and wrong sources included
+
 	byDevice atomic.Pointer[map[*device.Peer]*peer]
 	// confirming counts the peers whose confirming is set: while there are none, the packet path looks no further.
 	confirming atomic.Int32
@@ -70,10 +80,11 @@ type tunnel struct {
 }
 
 func newTunnel(
-	stack *netstack.Stack, sockets *outer.Sockets, peers *peerTable, log *slog.Logger, closing <-chan struct{},
+	stack *netstack.Stack, sockets *outer.Sockets, peers *peerTable, log *slog.Logger, observer *observer,
+	closing <-chan struct{},
 ) *tunnel {
 	t := &tunnel{
-		stack: stack, peers: peers, log: log, begin: time.Now(), closing: closing,
+		stack: stack, peers: peers, log: log, begin: time.Now(), closing: closing, observer: observer, limits: newLogLimits(),
 		renewed: make(chan struct{}, 1), ended: make(chan struct{}), changed: make(chan struct{}),
 	}
 	t.byDevice.Store(&map[*device.Peer]*peer{})
@@ -132,16 +143,19 @@ func (t *tunnel) sessionAge(p *peer) (time.Duration, bool) {
 // verbosef is the device's log. It may come with locks of the device held.
 func (t *tunnel) verbosef(format string, args ...any) {
 	switch format {
-	case logInitiation, logResponse, logOurResponse, logPeerInitiation, logKeepalive:
+	case logInitiation, logResponse, logOurResponse, logPeerInitiation, logKeepalive, logGivingUp,
+		logDisallowed4, logDisallowed6, logBadVersion:
 		if dev, ok := args[0].(*device.Peer); ok {
 			if p := (*t.byDevice.Load())[dev]; p != nil {
 				t.note(p, format)
 			}
 		}
+	case logBadResponse:
+		if from, ok := args[0].(string); ok {
+			t.observer.noticeUnread(from)
+		}
 	}
-	if t.log.Enabled(context.Background(), slog.LevelDebug) {
-		t.log.Debug("wireguard", "event", fmt.Sprintf(format, args...))
-	}
+	t.translate(slog.LevelDebug, format, args)
 	if strings.HasPrefix(format, logRoutine) && strings.HasSuffix(format, logStopped) && format != logReceive {
 		if t.stopped.Add(1) == deviceRoutines() {
 			close(t.ended)
@@ -156,7 +170,7 @@ func (t *tunnel) errorf(format string, args ...any) {
 		level = slog.LevelDebug // what the device meets now is our doing: the sockets and the stack go before it
 	default:
 	}
-	t.log.Log(context.Background(), level, "wireguard", "event", fmt.Sprintf(format, args...))
+	t.translate(level, format, args)
 }
 
 func (t *tunnel) note(p *peer, format string) {
@@ -167,6 +181,7 @@ func (t *tunnel) note(p *peer, format string) {
 		}
 		p.initiated.Store(t.now())
 		p.handshake.Store(t.now())
+		p.observed.abandoned.Store(false)
 	case logOurResponse:
 		p.handshake.Store(t.now())
 	case logResponse:
@@ -182,7 +197,15 @@ func (t *tunnel) note(p *peer, format string) {
 			t.confirming.Add(1)
 		}
 	case logKeepalive:
+		t.accepted.Add(1)
 		t.confirm(p)
+	case logDisallowed4, logDisallowed6, logBadVersion:
+		t.accepted.Add(1)
+		p.observed.disallowed.Add(1)
+	case logGivingUp:
+		p.observed.told.Store(false)
+		p.observed.abandoned.Store(true)
+		t.observer.notice()
 	}
 }
 
@@ -202,6 +225,11 @@ func (t *tunnel) up(p *peer, begin int64) {
 	p.session.Store(now)
 	t.stack.SetSession(p.id, time.Now().Add(device.RejectAfterTime-sessionMargin))
 	p.attempts.Store(0)
+	p.observed.abandoned.Store(false)
+	p.observed.unreadable.Store(0)
+	p.observed.completed.Store(now)
+	p.observed.began.Store(true)
+	t.observer.notice()
 	p.renewed.Store(true)
 	select {
 	case t.renewed <- struct{}{}:
@@ -319,7 +347,7 @@ func (t *tunnel) greet(ctx context.Context, peers []*peer) {
 	}
 }
 
-// confirmingTUN is the stack's facade, which sees a peer's first packet under new keys.
+// confirmingTUN is the stack's facade, which sees a peer's first packet under new keys, and counts packets.
 type confirmingTUN struct {
 	*netstack.Device
 	tunnel *tunnel
@@ -327,14 +355,26 @@ type confirmingTUN struct {
 
 // Write implements tun.Device.
 func (d *confirmingTUN) Write(bufs [][]byte, offset int) (int, error) {
-	if d.tunnel.confirming.Load() > 0 {
-		for _, buf := range bufs {
-			if src, ok := netstack.Source(buf[offset:]); ok {
-				if id, ok := d.tunnel.stack.PeerFor(src); ok {
-					d.tunnel.confirm(d.tunnel.peers.all[id])
-				}
+	d.tunnel.accepted.Add(uint64(len(bufs)))
+	// The packets of one call are of one peer, to whom the device has found their sources to belong.
+	for _, buf := range bufs {
+		if p := d.tunnel.sender(buf[offset:]); p != nil {
+			p.observed.packetsReceived.Add(uint64(len(bufs)))
+			if d.tunnel.confirming.Load() > 0 {
+				d.tunnel.confirm(p)
 			}
+			break
 		}
 	}
 	return d.Device.Write(bufs, offset)
+}
+
+// sender finds the peer that a packet is from, or nil.
+func (t *tunnel) sender(packet []byte) *peer {
+	if src, ok := netstack.Source(packet); ok {
+		if id, ok := t.stack.PeerFor(src); ok {
+			return t.peers.all[id]
+		}
+	}
+	return nil
 }
