@@ -3,11 +3,16 @@
 package wgnet_test
 
 import (
+	"context"
+	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -141,6 +146,85 @@ func TestStatusCounts(t *testing.T) {
 	}
 }
 
+// twice is a socket that sends every datagram twice, and counts the data messages.
+type twice struct {
+	net.PacketConn
+	sent atomic.Uint64
+}
+
+func (c *twice) WriteTo(b []byte, to net.Addr) (int, error) {
+	if b[0] == 4 { // WireGuard paper, section 5.4.6
+		c.sent.Add(1)
+	}
+	if n, err := c.PacketConn.WriteTo(b, to); err != nil {
+		return n, err
+	}
+	return c.PacketConn.WriteTo(b, to)
+}
+
+// fault 48: a replay counts as not accepted, once, and not as a packet.
+func TestStatusReplay(t *testing.T) {
+	pc, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pc.Close()
+	conn := &twice{PacketConn: pc}
+	cfgA, cfgB := newConfig("10.0.0.1/24"), newConfig("10.0.0.2/24")
+	addPeer(cfgA, "b", cfgB.PrivateKey.Public(), "", "10.0.0.2/32")
+	a := newNet(t, cfgA)
+	addPeer(cfgB, "a", cfgA.PrivateKey.Public(), localhost(a.ListenPort()), "10.0.0.1/32")
+	cfgB.ListenPacket = func(context.Context, string, string) (net.PacketConn, error) { return conn, nil }
+	b := newNet(t, cfgB)
+	ours, _ := listenPacket(t, a, "10.0.0.1:5000")
+	theirs, err := b.Dial("udp", "10.0.0.1:5000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer theirs.Close()
+	const sent = 20
+	for range sent {
+		if _, err := theirs.Write([]byte("hello")); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := ours.ReadFrom(make([]byte, 10)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	waitFor(t, "the replays", func() bool { return a.Status().NotAccepted >= conn.sent.Load() })
+	if s := a.Status(); s.NotAccepted != conn.sent.Load() || s.Peers[0].PacketsReceived != sent || status(b).PacketsSent != sent {
+		t.Errorf("%d not accepted of %d that were sent twice, %+v", s.NotAccepted, conn.sent.Load(), s.Peers[0])
+	}
+}
+
+// fault 15
+func TestStatusHasNoSecret(t *testing.T) {
+	cfg := newConfig("10.0.0.1/24")
+	addPeer(cfg, "db", wgnet.NewPrivateKey().Public(), "", "10.0.0.2/32")
+	cfg.Peers[0].PresharedKey = wgnet.NewPresharedKey()
+	book := &logBook{}
+	cfg.Logger = slog.New(book)
+	n := newNet(t, cfg)
+	s := n.Status()
+	text, err := json.Marshal(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	closeNet(t, n)
+	shown := fmt.Sprintf("%s %v %+v %#v %+v", text, s, s, s, book.lines)
+	for _, secret := range []string{cfg.PrivateKey.Reveal(), cfg.Peers[0].PresharedKey.Reveal()} {
+		raw, err := base64.StdEncoding.DecodeString(secret)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, form := range []string{secret, string(raw), hex.EncodeToString(raw), fmt.Sprint(raw)} {
+			if strings.Contains(shown, form) {
+				t.Errorf("a secret is shown in %s", shown)
+			}
+		}
+	}
+}
+
 // fault 44: a peer's packets from an address that is not its own.
 func TestStatusDisallowed(t *testing.T) {
 	cfg := newConfig("10.0.0.1/24")
@@ -191,7 +275,7 @@ func TestStatusRoaming(t *testing.T) {
 	}
 }
 
-// fault 15, fault 28: no secret is in a status, and one can be had after the end.
+// fault 28: a status can be had after the end.
 func TestStatusJSON(t *testing.T) {
 	n, up := newUpstream(t, func(cfg *wgnet.Config) { cfg.Peers[0].PersistentKeepalive = 25 * time.Second })
 	if err := n.WaitPeer(testContext(t), wgnet.PublicKey(up.PublicKey())); err != nil {
