@@ -68,6 +68,29 @@ func TestEvents(t *testing.T) {
 	}
 }
 
+// A peer that is gone goes down when it owes an answer, not three minutes later.
+func TestEventSilentPeer(t *testing.T) {
+	n, up := newUpstream(t, nil)
+	next, stop := iter.Pull(n.Events(testContext(t)))
+	defer stop()
+	nextEvent(t, next, wgnet.PeerUp)
+	if err := up.Close(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(testContext(t))
+	dialed := make(chan error, 1)
+	go func() { _, err := n.DialContext(ctx, "tcp", "10.0.0.2:80"); dialed <- err }() // cancel ends it
+	e := nextEvent(t, next, wgnet.PeerDown)
+	want := "no answer from peer up at " + up.Endpoint() + " to "
+	if !strings.HasPrefix(e.Text, want) {
+		t.Errorf("got %q, want %q", e.Text, want)
+	}
+	cancel()
+	if err := <-dialed; err == nil {
+		t.Error("dialed a peer that is gone")
+	}
+}
+
 // twoFaced is a socket that can send from another port.
 type twoFaced struct {
 	net.PacketConn

@@ -305,6 +305,7 @@ func (t *tunnel) initiateNow(p *peer) {
 		p.expire()
 	}
 	t.initiate(p)
+	t.observer.notice()
 }
 
 // silent is called when a peer owes an answer for too long: it may have restarted and forgotten our session. What it
