@@ -2,7 +2,11 @@
 
 package outer
 
-import "net"
+import (
+	"errors"
+	"fmt"
+	"net"
+)
 
 // Spare is an open socket that is not in use yet. To change the port takes two steps, so that whatever can fail, or is
 // the user's code, comes first and the socket in use works on meanwhile.
@@ -22,6 +26,11 @@ func (s *Sockets) Prepare(port uint16) (*Spare, error) {
 	if err != nil {
 		return nil, err
 	}
+	// A facade that closes as the socket comes into use sets the deadlines of the old one. With this, whoever comes to
+	// wait here is woken once, in vain or not.
+	if err := sock.setReadDeadline(longAgo); err != nil {
+		return nil, errors.Join(fmt.Errorf("set up UDP port %d: %w", port, err), sock.close())
+	}
 	return &Spare{sockets: s, sock: sock}, nil
 }
 
@@ -40,10 +49,6 @@ func (p *Spare) Use() error {
 		if err := p.sock.setMark(s.mark); err != nil {
 			return err
 		}
-	}
-	// A facade that closes now sets the deadlines of the old socket. Whoever comes to wait in this one is woken once.
-	if err := p.sock.setReadDeadline(longAgo); err != nil {
-		return err
 	}
 	old := s.current.Swap(&active{p.sock, p.sock.port()})
 	p.sock = nil
