@@ -202,7 +202,7 @@ func TestDeviceLog(t *testing.T) {
 		p := newPeerTable([]PeerConfig{{
 			PublicKey: other.key.Public(), AllowedIPs: []netip.Prefix{netip.MustParsePrefix(addrs[1-i] + "/32")},
 			Endpoint: "127.0.0.1:" + strconv.Itoa(int(other.outer.Port())),
-		}})
+		}}, nil)
 		if err := h.dev.IpcSet(uapiPeers(p.all)); err != nil {
 			t.Fatal(err)
 		}

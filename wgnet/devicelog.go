@@ -131,8 +131,8 @@ func (t *tunnel) translate(level slog.Level, format string, args []any) {
 	for i, arg := range args {
 		if dev, ok := arg.(*device.Peer); ok {
 			// One that is not in the table is being removed.
-			if p := (*t.byDevice.Load())[dev]; p != nil {
-				attrs = append(attrs, p.logAttrs()...)
+			if p, ok := t.byDevice.Load(dev); ok {
+				attrs = append(attrs, p.(*peer).logAttrs()...)
 			}
 			continue
 		}

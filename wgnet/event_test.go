@@ -214,3 +214,32 @@ func TestEventJSON(t *testing.T) {
 		t.Error("no error for a kind that there is none of")
 	}
 }
+
+// A peer that is removed goes down, and one that takes its place begins from nothing.
+func TestEventRemoved(t *testing.T) {
+	n, up := newUpstream(t, nil)
+	next, stop := iter.Pull(n.Events(testContext(t)))
+	defer stop()
+	nextEvent(t, next, wgnet.PeerUp)
+	peer := wgnet.PeerConfig{
+		Name: "again", PublicKey: wgnet.PublicKey(up.PublicKey()), Endpoint: up.Endpoint(), AllowedIPs: prefixes("10.0.0.2/32"),
+	}
+	if _, err := n.Ping(testContext(t), "up"); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.RemovePeer(peer.PublicKey); err != nil {
+		t.Fatal(err)
+	}
+	if e := nextEvent(t, next, wgnet.PeerDown); e.Text != "peer up was removed" {
+		t.Errorf("got %+v", e)
+	}
+	if s := n.Status(); len(s.Peers) != 0 {
+		t.Errorf("got %+v", s)
+	}
+	if err := n.AddPeer(peer); err != nil {
+		t.Fatal(err)
+	}
+	if p := status(n); p.Name != "again" || p.PacketsSent != 0 || p.BytesReceived > 1000 {
+		t.Errorf("got %+v", p)
+	}
+}

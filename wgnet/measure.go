@@ -18,11 +18,34 @@ type measurement struct {
 	seconds, nanos int64          // of handshake, while the text is read
 }
 
-// measure asks the device what it has measured, and calls visit for each of its peers. What is configured is not read
-// back: the typed config is the truth. The device's text has the keys in it; they are passed over, not copied.
-func (t *tunnel) measure(visit func(PublicKey, measurement)) {
+// measure asks the device what it has measured, and calls visit for each peer that is in the table. What is configured is
+// not read back: the typed config is the truth. The device's text has the keys in it; they are passed over, not copied.
+func (t *tunnel) measure(visit func(*peer, measurement)) { t.engine.Load().measure(t.peers(), visit) }
+
+func (e *engine) measure(peers *peerTable, visit func(*peer, measurement)) {
 	// Its only error is the writer's, which has none.
-	_ = t.dev.IpcGetOperation(measureWriter(func(text []byte) { readMeasurements(text, visit) }))
+	_ = e.dev.IpcGetOperation(measureWriter(func(text []byte) {
+		readMeasurements(text, func(key PublicKey, m measurement) {
+			p := peers.byKey[key]
+			if p == nil {
+				return
+			}
+			before := e.before[p.link]
+			m.received += before.received
+			m.sent += before.sent
+			if m.handshake.IsZero() {
+				m.handshake = before.handshake
+			}
+			visit(p, m)
+		})
+	}))
+}
+
+// measurements are what measure visits, by the peer's link.
+func (e *engine) measurements(peers *peerTable) map[*link]measurement {
+	all := make(map[*link]measurement, len(peers.all))
+	e.measure(peers, func(p *peer, m measurement) { all[p.link] = m })
+	return all
 }
 
 // measureWriter gets the device's whole text by one Write.

@@ -58,6 +58,7 @@ type observer struct {
 	moved chan struct{}
 	// unread holds the source of a handshake response that the device could not read.
 	unread chan string
+	peers  *peerTable // of the last round
 }
 
 func newObserver(n *Net) *observer {
@@ -115,7 +116,16 @@ func (o *observer) run(ctx context.Context) {
 
 // round looks at all peers and returns when to look again if nothing is noticed before.
 func (o *observer) round(unread string) (next time.Duration) {
-	peers := o.net.peers.all
+	peers := o.net.peers()
+	if old := o.peers; old != nil && old != peers {
+		for _, p := range old.all {
+			if p.observed.up && peers.byID[p.id] == nil {
+				p.observed.up = false
+				o.net.tell(PeerDown, p, fmt.Sprintf("peer %s was removed", p.label()))
+			}
+		}
+	}
+	o.peers = peers
 	select {
 	case <-o.moved:
 		o.findMoves()
@@ -123,7 +133,7 @@ func (o *observer) round(unread string) (next time.Duration) {
 	}
 	from, err := netip.ParseAddrPort(unread)
 	next = time.Hour
-	for _, p := range peers {
+	for _, p := range peers.all {
 		if err == nil && p.attempts.Load() > 0 {
 			if at, ok := p.inUse(); ok && at == from {
 				p.observed.unreadable.Add(1)
@@ -163,9 +173,8 @@ func (o *observer) look(p *peer) (next time.Duration) {
 func (o *observer) findMoves() {
 	n := o.net
 	moved := false
-	n.tunnel.measure(func(key PublicKey, m measurement) {
-		p := n.peers.byKey[key]
-		if p == nil || !m.endpoint.IsValid() {
+	n.tunnel.measure(func(p *peer, m measurement) {
+		if !m.endpoint.IsValid() {
 			return
 		}
 		old, known := p.inUse()

@@ -49,7 +49,7 @@ func TestSessionEnds(t *testing.T) {
 			t.Fatalf("got %+v, %v, want %s: %s", e, ok, kind, text)
 		}
 	}
-	p := a.peers.all[0]
+	p := a.peers().all[0]
 	up := func() {
 		t.Helper()
 		if err := a.WaitPeer(ctx, p.PublicKey); err != nil {

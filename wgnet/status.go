@@ -74,7 +74,7 @@ type Status struct {
 	Peers []PeerStatus `json:"peers"`
 }
 
-// PeerStatus is how things stand with one peer. Counters begin with New.
+// PeerStatus is how things stand with one peer. Counters begin when the peer is added, and go on when its config changes.
 type PeerStatus struct {
 	// Name is the peer's name, or "" if it has none.
 	Name      string    `json:"name,omitempty"`
@@ -111,17 +111,18 @@ type PeerStatus struct {
 // Status returns how things stand. It asks nobody but this process, and waits for nothing. After [Net.Close] no session
 // is up, and what the device has counted is gone: endpoints, handshake times and bytes.
 func (n *Net) Status() Status {
-	peers := n.peers
-	measured := make(map[PublicKey]measurement, len(peers.all))
-	n.tunnel.measure(func(key PublicKey, m measurement) { measured[key] = m })
+	now := n.state.Load()
+	peers := now.peers
+	measured := n.tunnel.engine.Load().measurements(peers)
 	s := Status{
-		Time: time.Now(), Started: n.started, PublicKey: n.PublicKey(), Addresses: n.Addresses(), ListenPort: n.ListenPort(),
-		MTU: n.MTU(), NotAccepted: n.rejected.update(n.sockets.Received, n.tunnel.accepted.Load),
-		Peers: make([]PeerStatus, len(peers.all)),
+		Time: time.Now(), Started: n.started, PublicKey: now.config.PrivateKey.Public(),
+		Addresses: slices.Clone(now.config.Addresses), ListenPort: n.ListenPort(), MTU: now.config.mtu(),
+		NotAccepted: n.rejected.update(n.sockets.Received, n.tunnel.accepted.Load),
+		Peers:       make([]PeerStatus, len(peers.all)),
 	}
 	closed := n.ctx.Err() != nil
 	for i, p := range peers.all {
-		m := measured[p.PublicKey]
+		m := measured[p.link]
 		s.Peers[i] = PeerStatus{
 			Name: p.Name, PublicKey: p.PublicKey, HasPresharedKey: !p.PresharedKey.IsZero(), ConfiguredEndpoint: p.Endpoint,
 			Endpoint: m.endpoint, AllowedIPs: slices.Clone(p.AllowedIPs), PersistentKeepalive: p.PersistentKeepalive,

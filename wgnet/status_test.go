@@ -197,6 +197,27 @@ func TestStatusReplay(t *testing.T) {
 	}
 }
 
+// A new private key makes a new device, and the counters go on.
+func TestStatusAfterRekey(t *testing.T) {
+	var cfg *wgnet.Config
+	n, up := newUpstream(t, func(c *wgnet.Config) { cfg = c })
+	if _, err := n.Ping(testContext(t), "up"); err != nil {
+		t.Fatal(err)
+	}
+	before := status(n)
+	cfg.PrivateKey = wgnet.NewPrivateKey()
+	if err := n.Apply(cfg); err != nil {
+		t.Fatal(err)
+	}
+	s := n.Status()
+	p := s.Peers[0]
+	if s.PublicKey != cfg.PrivateKey.Public() || p.Session == wgnet.SessionUp || p.BytesReceived != before.BytesReceived ||
+		p.BytesSent < before.BytesSent || p.PacketsSent != 1 || p.PacketsReceived != 1 || p.Endpoint.String() != up.Endpoint() ||
+		!p.LastHandshake.Equal(before.LastHandshake) {
+		t.Errorf("got %+v, before %+v", p, before)
+	}
+}
+
 // fault 15
 func TestStatusHasNoSecret(t *testing.T) {
 	cfg := newConfig("10.0.0.1/24")

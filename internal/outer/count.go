@@ -13,9 +13,9 @@ const settleTime = time.Second
 
 // announce calls Config.Destination if it has to be called for e.
 func (s *Sockets) announce(e *endpoint) {
-	if now := s.announced.Load(); s.destination != nil && e.announced.Load() != now {
+	if now := s.announced.Load(); s.cfg.Destination != nil && e.announced.Load() != now {
 		e.announced.Store(now)
-		s.destination()
+		s.cfg.Destination()
 	}
 }
 

@@ -12,6 +12,7 @@
 //   - a receive function fails only when its facade or the Sockets are closed, with [net.ErrClosed]: the device
 //     gives up its receive routine for good on other errors, so those are waited out here;
 //   - Send never waits longer than sendTimeout, and a Close of the facade or of the Sockets ends its wait;
+//   - the port changes without the device's notice: a [Spare] takes the place of the socket under its facade;
 //   - addresses that the device or a user sees are never 4-in-6: mapped addresses exist inside a socket only.
 package outer
 
@@ -51,65 +52,80 @@ type Config struct {
 
 // Sockets are the open UDP sockets of a tunnel. All methods are safe for concurrent use.
 type Sockets struct {
-	sock socket
-	log  *slog.Logger
-	sent func(n int)
-	port uint16
-	// destination is Config.Destination, announced what an endpoint's field of that name is compared with.
-	destination func()
-	announced   atomic.Uint64
-	received    receivedCount
-	closed      chan struct{} // closed by Close
-	close       func() error  // runs once
-	failure     LogLimit      // receive errors
+	cfg     Config
+	log     *slog.Logger
+	batch   int                    // of the first socket: a device never learns of another
+	current atomic.Pointer[active] // stored under mu
+	closed  chan struct{}          // closed by Close
+	close   func() error           // runs once
+	failure LogLimit               // receive errors
+	// announced is what an endpoint's field of that name is compared with.
+	announced atomic.Uint64
+	received  receivedCount
 
-	// receiving serializes the receive functions of successive facades. It guards the socket's receive state.
+	// receiving serializes the receive functions of successive facades. It guards the sockets' receive state.
 	receiving sync.Mutex
 
-	mu     sync.Mutex // guards open and marked
-	open   *session   // the facade that holds the sockets, or nil
-	marked bool       // a facade has set a mark
+	mu   sync.Mutex // guards open and mark, and orders Open, Close, Use and Sockets.Close
+	open *session   // the facade that holds the sockets, or nil
+	mark uint32     // that a facade has set
+}
+
+// active is the socket in use, and its port, which is known after its end too.
+type active struct {
+	socket
+	localPort uint16
 }
 
 // Open opens the sockets. A taken port is an error at once, for which errors.Is finds [syscall.EADDRINUSE]. A host
 // without IPv6 gets an IPv4 socket.
 func Open(cfg Config) (*Sockets, error) {
+	sock, err := openSocket(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return newSockets(sock, cfg), nil
+}
+
+func openSocket(cfg Config) (socket, error) {
 	if cfg.ListenPacket != nil {
 		pc, err := cfg.ListenPacket(context.Background(), "udp", ":"+strconv.Itoa(int(cfg.Port)))
 		if err != nil {
 			return nil, fmt.Errorf("listen for packets on port %d: %w", cfg.Port, err)
 		}
-		return newSockets(newPacketSocket(pc), cfg), nil
+		return newPacketSocket(pc), nil
 	}
 	udp, err := listen(cfg)
 	if err != nil {
 		return nil, err
 	}
-	log := logger(cfg.Logger)
-	sock, err := newUDPSocket(udp, log)
+	sock, err := newUDPSocket(udp, logger(cfg.Logger))
 	if err != nil {
 		udp.Close()
 		return nil, fmt.Errorf("set up UDP port %d: %w", cfg.Port, err)
 	}
-	return newSockets(sock, cfg), nil
+	return sock, nil
 }
 
 // newSockets takes over sock.
 func newSockets(sock socket, cfg Config) *Sockets {
-	s := &Sockets{
-		sock: sock, log: logger(cfg.Logger), sent: cfg.Sent, destination: cfg.Destination, port: sock.port(),
-		closed: make(chan struct{}),
-	}
+	s := &Sockets{cfg: cfg, log: logger(cfg.Logger), batch: sock.batchSize(), closed: make(chan struct{})}
+	s.current.Store(&active{sock, sock.port()})
 	s.announced.Store(1)
 	s.close = sync.OnceValue(func() error {
+		s.mu.Lock()
+		defer s.mu.Unlock()
 		close(s.closed)
-		return sock.close()
+		return s.sock().close()
 	})
 	return s
 }
 
+// sock is the socket in use. It may be another one at any time; the old one is closed then.
+func (s *Sockets) sock() *active { return s.current.Load() }
+
 // Port returns the UDP port, also after Close.
-func (s *Sockets) Port() uint16 { return s.port }
+func (s *Sockets) Port() uint16 { return s.sock().localPort }
 
 // Bind returns a facade for one device. Its Open takes over the sockets as they are and ignores its port argument;
 // it fails with [conn.ErrBindAlreadyOpen] while another facade is open, and with [net.ErrClosed] after
