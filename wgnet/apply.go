@@ -17,6 +17,7 @@ import (
 // endpoint. It takes a copy of p. The error is that of [Config.Validate] for the config with the new peer, which says
 // what is wrong with it and to whom a name or a prefix belongs already; or [net.ErrClosed]. Nothing has changed then.
 //
+// All peers are looked at in each call, which takes milliseconds with 10,000 of them: many at once are for [Net.Apply].
 // AddPeer, UpdatePeer, RemovePeer and Apply may be called at any moment and from any goroutine but a handler of
 // [Config.Logger]; they take effect one after the other.
 func (n *Net) AddPeer(p PeerConfig) error {
@@ -148,9 +149,17 @@ func (n *Net) apply(next *Config) (again bool, err error) {
 	return false, n.change(next, spare)
 }
 
-// change makes next, which is valid, the Net's config, and spare, unless it is nil, its socket. What can fail comes
-// first, and is undone. The caller holds n.mu.
+// change makes next, which is valid, the Net's config, and spare, unless it is nil, its socket. The caller holds n.mu.
 func (n *Net) change(next *Config, spare *outer.Spare) error {
+	err := n.tryChange(next, spare)
+	if err != nil && n.ctx.Err() != nil {
+		return net.ErrClosed // the device ends itself as soon as the stack is closed
+	}
+	return err
+}
+
+// tryChange does what can fail first, and undoes it if it does.
+func (n *Net) tryChange(next *Config, spare *outer.Spare) error {
 	old := n.state.Load()
 	now := n.newState(next, old)
 	c := comparePeers(old.peers, now.peers)
