@@ -565,3 +565,41 @@ func TestUpdateEndpoint(t *testing.T) {
 	}
 	waitFor(t, "the end of the look-ups", func() bool { return !hasGoroutine(".resolveEndpoints(") })
 }
+
+// fault 19: the hooks that Apply calls may use the Net, and close it.
+func TestApplyCallsHooks(t *testing.T) {
+	var hook func() error
+	cfg := newConfig("10.0.0.1/24")
+	cfg.Control = func(string, string, syscall.RawConn) error {
+		if hook == nil {
+			return nil
+		}
+		return hook()
+	}
+	n := newNet(t, cfg)
+	stranger := wgnet.PeerConfig{PublicKey: wgnet.NewPrivateKey().Public(), AllowedIPs: prefixes("10.0.0.2/32")}
+	hook = func() error { return n.AddPeer(stranger) }
+	cfg.Peers = []wgnet.PeerConfig{stranger}
+	cfg.ListenPort = freePort(t)
+	if err := n.Apply(cfg); err != nil {
+		t.Fatal(err)
+	}
+	if n.ListenPort() != cfg.ListenPort {
+		t.Errorf("port %d, want %d", n.ListenPort(), cfg.ListenPort)
+	}
+
+	// A hook's error leaves the port as it was.
+	port := n.ListenPort()
+	refused := errors.New("not on this network")
+	hook = func() error { return refused }
+	cfg.ListenPort = freePort(t)
+	if err := n.Apply(cfg); !errors.Is(err, refused) || n.ListenPort() != port {
+		t.Errorf("%v, port %d; had %d", err, n.ListenPort(), port)
+	}
+
+	hook = n.Close
+	if err := n.Apply(cfg); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Apply during which the Net was closed: %v", err)
+	}
+	checkLeaks(t)
+}
