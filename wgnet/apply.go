@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"slices"
-	"time"
 
 	"example.com/wgnet/internal/outer"
 	"golang.zx2c4.com/wireguard/device"
@@ -313,7 +312,6 @@ func (t *tunnel) alter(c *peerChange, devs map[*peer]*device.Peer) error {
 			dev.ZeroAndFlushAll()
 		}
 		t.reset(u.to.link)
-		t.stack.SetSession(u.to.id, time.Time{})
 	}
 	return nil
 }
@@ -341,33 +339,50 @@ func (t *tunnel) prepare(key PrivateKey, peers []*peer) (*engine, map[*peer]*dev
 // swap puts an engine in the place of the one that runs. If it does not come up, the old one runs on, without sessions.
 func (t *tunnel) swap(e *engine, devs map[*peer]*device.Peer) error {
 	old := t.engine
-	old.closing.Store(true)
-	for p := range devs {
-		t.reset(p.link) // its packets wait in the stack from now on
-		t.stack.SetSession(p.id, time.Time{})
-	}
-	err := old.dev.Down() // only one can have the sockets
-	if err == nil {
+	t.resetAll(devs) // packets wait in the stack from now on
+	err := old.down()
+	if err == nil { // only one can have the sockets
+		before := make(map[*peer]*device.Peer, len(devs))
 		for p, dev := range devs {
+			if was := p.dev.Load(); was != nil {
+				before[p] = was
+			}
 			t.byDevice.Store(dev, p) // its first handshake may come before up returns
 		}
-		err = e.up()
+		t.disown(before)
+		t.resetAll(devs) // what the old one has said meanwhile
+		if err = e.up(); err != nil {
+			t.disown(devs)
+			for p, dev := range before {
+				t.byDevice.Store(dev, p)
+			}
+		}
 	}
 	if err != nil {
-		for _, dev := range devs {
-			t.byDevice.Delete(dev)
-		}
 		old.closing.Store(false)
 		return errors.Join(err, old.dev.Up())
 	}
 	t.adopt(devs)
 	for p := range devs {
-		// Whether it knows our new key is not known.
 		if p.Endpoint != "" {
-			p.heard.Store(false)
+			p.heard.Store(false) // whether it knows our new key is not known
 		}
 	}
 	t.engine = e
 	old.close()
 	return nil
+}
+
+// resetAll notes that there is no session with any of the peers.
+func (t *tunnel) resetAll(devs map[*peer]*device.Peer) {
+	for p := range devs {
+		t.reset(p.link)
+	}
+}
+
+// disown does not hear what a device has to say of its peers any more.
+func (t *tunnel) disown(devs map[*peer]*device.Peer) {
+	for _, dev := range devs {
+		t.byDevice.Delete(dev)
+	}
 }

@@ -3,14 +3,17 @@
 package wgnet_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"runtime"
 	"sync"
 	"testing"
+	"time"
 
 	"example.com/wgnet/wgnet"
 )
@@ -247,4 +250,78 @@ func BenchmarkPeers(b *testing.B) {
 			}
 		}
 	})
+}
+
+// stuckConn is a transport in which every send waits until its deadline is moved to the past or it is closed.
+type stuckConn struct {
+	net.PacketConn
+	sending chan struct{} // holds one token when a send has begun
+
+	mu   sync.Mutex    // guards wake
+	wake chan struct{} // closed, and replaced, by a deadline in the past
+	end  chan struct{} // closed by Close
+}
+
+func newStuckConn(tb testing.TB) *stuckConn {
+	tb.Helper()
+	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return &stuckConn{PacketConn: pc, sending: make(chan struct{}, 1), wake: make(chan struct{}), end: make(chan struct{})}
+}
+
+func (c *stuckConn) WriteTo([]byte, net.Addr) (int, error) {
+	c.mu.Lock()
+	wake := c.wake
+	c.mu.Unlock()
+	select {
+	case c.sending <- struct{}{}:
+	default:
+	}
+	select {
+	case <-wake:
+		return 0, os.ErrDeadlineExceeded
+	case <-c.end:
+		return 0, net.ErrClosed
+	}
+}
+
+func (c *stuckConn) SetWriteDeadline(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if time.Until(t) < 0 {
+		close(c.wake)
+		c.wake = make(chan struct{})
+	}
+	return nil
+}
+
+func (c *stuckConn) Close() error {
+	close(c.end)
+	return c.PacketConn.Close()
+}
+
+// fault 20: a send that is blocked keeps neither a change from coming to its end nor Close.
+func TestChangesWithBlockedSend(t *testing.T) {
+	stuck := newStuckConn(t)
+	cfg := newConfig("10.0.0.1/24")
+	cfg.ListenPacket = func(context.Context, string, string) (net.PacketConn, error) { return stuck, nil }
+	cfg.Peers = strangers(4, deaf(t))
+	n := newNet(t, cfg)
+	<-stuck.sending
+	if err := n.RemovePeer(cfg.Peers[0].PublicKey); err != nil {
+		t.Error(err)
+	}
+	cfg.PrivateKey = wgnet.NewPrivateKey()
+	if err := n.Apply(cfg); err != nil {
+		t.Error(err)
+	}
+	<-stuck.sending
+	begin := time.Now()
+	closeNet(t, n)
+	if took := time.Since(begin); took > time.Second {
+		t.Errorf("Close took %v", took)
+	}
+	checkLeaks(t)
 }
