@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"time"
 
 	"example.com/wgnet/internal/outer"
 	"golang.zx2c4.com/wireguard/device"
@@ -18,6 +17,7 @@ import (
 // endpoint. It takes a copy of p. The error is that of [Config.Validate] for the config with the new peer, which says
 // what is wrong with it and to whom a name or a prefix belongs already; or [net.ErrClosed]. Nothing has changed then.
 //
+// All peers are looked at in each call, which takes milliseconds with 10,000 of them: many at once are for [Net.Apply].
 // AddPeer, UpdatePeer, RemovePeer and Apply may be called at any moment and from any goroutine but a handler of
 // [Config.Logger]; they take effect one after the other.
 func (n *Net) AddPeer(p PeerConfig) error {
@@ -149,9 +149,17 @@ func (n *Net) apply(next *Config) (again bool, err error) {
 	return false, n.change(next, spare)
 }
 
-// change makes next, which is valid, the Net's config, and spare, unless it is nil, its socket. What can fail comes
-// first, and is undone. The caller holds n.mu.
+// change makes next, which is valid, the Net's config, and spare, unless it is nil, its socket. The caller holds n.mu.
 func (n *Net) change(next *Config, spare *outer.Spare) error {
+	err := n.tryChange(next, spare)
+	if err != nil && n.ctx.Err() != nil {
+		return net.ErrClosed // the device ends itself as soon as the stack is closed
+	}
+	return err
+}
+
+// tryChange does what can fail first, and undoes it if it does.
+func (n *Net) tryChange(next *Config, spare *outer.Spare) error {
 	old := n.state.Load()
 	now := n.newState(next, old)
 	c := comparePeers(old.peers, now.peers)
@@ -306,7 +314,6 @@ func (t *tunnel) alter(c *peerChange, devs map[*peer]*device.Peer) error {
 			dev.ZeroAndFlushAll()
 		}
 		t.reset(u.to.link)
-		t.stack.SetSession(u.to.id, time.Time{})
 	}
 	return nil
 }
@@ -336,34 +343,51 @@ func (t *tunnel) prepare(key PrivateKey, peers []*peer) (*engine, map[*peer]*dev
 // swap puts an engine in the place of the one that runs. If it does not come up, the old one runs on, without sessions.
 func (t *tunnel) swap(e *engine, devs map[*peer]*device.Peer) error {
 	old := t.engine.Load()
-	old.closing.Store(true)
-	for p := range devs {
-		t.reset(p.link) // its packets wait in the stack from now on
-		t.stack.SetSession(p.id, time.Time{})
-	}
-	err := old.dev.Down() // only one can have the sockets
-	if err == nil {
+	t.resetAll(devs) // packets wait in the stack from now on
+	err := old.down()
+	if err == nil { // only one can have the sockets
+		before := make(map[*peer]*device.Peer, len(devs))
 		for p, dev := range devs {
+			if was := p.dev.Load(); was != nil {
+				before[p] = was
+			}
 			t.byDevice.Store(dev, p) // its first handshake may come before up returns
 		}
-		err = e.up()
+		t.disown(before)
+		t.resetAll(devs) // what the old one has said meanwhile
+		if err = e.up(); err != nil {
+			t.disown(devs)
+			for p, dev := range before {
+				t.byDevice.Store(dev, p)
+			}
+		}
 	}
 	if err != nil {
-		for _, dev := range devs {
-			t.byDevice.Delete(dev)
-		}
 		old.closing.Store(false)
 		return errors.Join(err, old.dev.Up())
 	}
 	t.adopt(devs)
 	for p := range devs {
-		// Whether it knows our new key is not known.
 		if p.Endpoint != "" {
-			p.heard.Store(false)
+			p.heard.Store(false) // whether it knows our new key is not known
 		}
 	}
 	e.before = old.measurements(t.peers())
 	t.engine.Store(e)
 	old.close()
 	return nil
+}
+
+// resetAll notes that there is no session with any of the peers.
+func (t *tunnel) resetAll(devs map[*peer]*device.Peer) {
+	for p := range devs {
+		t.reset(p.link)
+	}
+}
+
+// disown does not hear what a device has to say of its peers any more.
+func (t *tunnel) disown(devs map[*peer]*device.Peer) {
+	for _, dev := range devs {
+		t.byDevice.Delete(dev)
+	}
 }

@@ -42,6 +42,12 @@
 // A peer that restarts is noticed when it owes an answer for half a second: a new handshake begins then, well before
 // WireGuard's own 15 s, so connections to it work again within a second.
 //
+// # A network that changes
+//
+// [Net.AddPeer], [Net.UpdatePeer] and [Net.RemovePeer] change one peer. [Net.Apply] turns the Net into what a whole
+// Config says: other peers, another key, other addresses, another port. It is all or nothing, and touches what differs
+// only. Connections to a peer that is removed, and on an address that goes, are reset.
+//
 // # Names
 //
 // A host to dial is an IP address, localhost, the name of a peer ([PeerConfig.Name]), or a name that the servers in

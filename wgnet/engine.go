@@ -3,6 +3,7 @@
 package wgnet
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -11,6 +12,7 @@ import (
 
 	"example.com/wgnet/internal/outer"
 	"example.com/wgnet/netstack"
+	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
 )
 
@@ -19,6 +21,7 @@ import (
 type engine struct {
 	dev     *device.Device
 	tun     *tunFacade
+	bind    conn.Bind
 	closing atomic.Bool   // what the device meets from now on is our doing
 	stopped atomic.Int32  // routines that have ended
 	ended   chan struct{} // closed when all deviceRoutines have
@@ -28,9 +31,9 @@ type engine struct {
 
 // newEngine makes a device that is down.
 func newEngine(t *tunnel, sockets *outer.Sockets) *engine {
-	e := &engine{ended: make(chan struct{})}
+	e := &engine{bind: sockets.Bind(), ended: make(chan struct{})}
 	e.tun = &tunFacade{Device: t.stack.Device(), tunnel: t, live: make(chan struct{}), closed: make(chan struct{})}
-	e.dev = device.NewDevice(e.tun, sockets.Bind(), &device.Logger{
+	e.dev = device.NewDevice(e.tun, e.bind, &device.Logger{
 		Verbosef: func(format string, args ...any) {
 			t.verbosef(format, args...)
 			if strings.HasPrefix(format, logRoutine) && strings.HasSuffix(format, logStopped) && format != logReceive {
@@ -80,6 +83,15 @@ func (e *engine) up() error {
 		return fmt.Errorf("bring the device up: %w", err)
 	}
 	e.tun.start()
+	return nil
+}
+
+// down takes the device down. The facade of the sockets goes first: the device waits for a send that is blocked.
+func (e *engine) down() error {
+	e.closing.Store(true)
+	if err := errors.Join(e.bind.Close(), e.dev.Down()); err != nil {
+		return fmt.Errorf("take the device down: %w", err)
+	}
 	return nil
 }
 

@@ -120,14 +120,20 @@ func (t *tunnel) adopt(devs map[*peer]*device.Peer) {
 // forget ends what is known of a peer that is removed.
 func (t *tunnel) forget(p *peer) {
 	p.removed.Store(true) // before confirming is looked at: see note
-	t.reset(p.link)
+	t.clear(p.link)
 	if dev := p.dev.Swap(nil); dev != nil {
 		t.byDevice.Delete(dev)
 	}
 }
 
-// reset notes that there is no session with a peer.
+// reset notes that there is no session with a peer. Its packets wait in the stack then.
 func (t *tunnel) reset(l *link) {
+	t.clear(l)
+	t.stack.SetSession(l.id, time.Time{})
+}
+
+// clear is reset for a peer of which the stack knows no more.
+func (t *tunnel) clear(l *link) {
 	l.session.Store(0)
 	if l.confirming.Swap(false) {
 		t.confirming.Add(-1)
