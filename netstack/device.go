@@ -22,7 +22,7 @@ const batchSize = 16
 type Device struct {
 	stack     *Stack
 	events    chan tun.Event
-	stall     *time.Timer // Read's
+	timer     *time.Timer // Read's
 	closeOnce sync.Once
 	closed    chan struct{}
 }
@@ -31,15 +31,15 @@ var _ tun.Device = (*Device)(nil)
 
 func newDevice(s *Stack) *Device {
 	// The device under it is brought up by its owner, not by an event from here: nothing is ever sent on events.
-	stall := time.NewTimer(0)
-	stall.Stop()
-	return &Device{stack: s, events: make(chan tun.Event), stall: stall, closed: make(chan struct{})}
+	timer := time.NewTimer(0)
+	timer.Stop()
+	return &Device{stack: s, events: make(chan tun.Event), timer: timer, closed: make(chan struct{})}
 }
 
 // Read implements [tun.Device]: it waits for packets of the stack and fills as many buffers as it has packets for.
 // It returns [os.ErrClosed] after the facade's Close or the stack's. One goroutine at a time may call it.
 func (d *Device) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
-	return d.stack.link.read(bufs, sizes, offset, d.closed, d.stall)
+	return d.stack.link.read(bufs, sizes, offset, d.closed, d.timer)
 }
 
 // Write implements [tun.Device]: it gives packets to the stack, which copies what it keeps. Packets that are not

@@ -68,10 +68,13 @@ func (s *Stack) LinkQueue() LinkQueue {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	waiting := false
+	var c [classes]int
 	for _, q := range l.queues {
 		waiting = waiting || q.room != nil
+		for class, n := range q.counts {
+			c[class] += n
+		}
 	}
-	c := l.counts
 	return LinkQueue{c[classStream], c[classDatagram], c[classAck], c[classControl], l.dropped, waiting}
 }
 
@@ -108,4 +111,22 @@ func (s *Stack) SetTimeWait(d time.Duration) {
 	if err := s.stack.SetTransportProtocolOption(tcp.ProtocolNumber, &opt); err != nil {
 		panic(err.String())
 	}
+}
+
+// MaxBuffers are the bounds of the auto-tuning of TCP's buffers.
+func (s *Stack) MaxBuffers() (send, receive int) {
+	var sendRange tcpip.TCPSendBufferSizeRangeOption
+	var receiveRange tcpip.TCPReceiveBufferSizeRangeOption
+	for _, opt := range []tcpip.GettableTransportProtocolOption{&sendRange, &receiveRange} {
+		if err := s.stack.TransportProtocolOption(tcp.ProtocolNumber, opt); err != nil {
+			panic(err.String())
+		}
+	}
+	return sendRange.Max, receiveRange.Max
+}
+
+// Buffers are the sizes of the connection's buffers now.
+func (c *TCPConn) Buffers() (send, receive int64) {
+	o := c.ep.SocketOptions()
+	return o.GetSendBufferSize(), o.GetReceiveBufferSize()
 }

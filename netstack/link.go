@@ -4,6 +4,7 @@ package netstack
 
 import (
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,8 +15,8 @@ import (
 )
 
 const (
-	// stallPause is how long nothing needs to be sent before the packets in flight are taken for lost: the device drops
-	// packets without a word, and they would never be counted as sent.
+	// stallPause is how long nothing moves before the packets in flight are taken for lost: the device drops packets
+	// without a word, and they would never be counted as sent.
 	stallPause = 5 * time.Millisecond
 	// flushPause bounds the wait of close for the last packets.
 	flushPause = 100 * time.Millisecond
@@ -26,8 +27,9 @@ const (
 // Its invariants:
 //   - WritePackets never blocks: it runs inside of the device's own write path too, for echo replies and RSTs;
 //   - every packet in a queue has one reference that the queue owns;
-//   - queues are served in turn, a batch each, so no peer's traffic waits for all of another's;
+//   - peers are served in turn, a batch or a segment each, so no peer's traffic waits for all of another's;
 //   - a peer without a session gets nothing into the device, where it would take 64 KiB a packet;
+//   - a queue that is not empty is in ready or in waiting, and what is there is looked at by the reader before it sleeps;
 //   - once closed, nothing is put into a queue and no writer waits for it;
 //   - nobody ever sends on a channel that may be closed: wake is never closed, ended is closed once.
 type link struct {
@@ -42,22 +44,23 @@ type link struct {
 	maxInFlight int
 	// endpoints are gVisor's for IPv4 and IPv6 on this link. Set once, before the first packet.
 	endpoints map[tcpip.NetworkProtocolNumber]stack.NetworkEndpoint
+	// sending counts the sends under way: while there is one, it may just be slow.
+	sending atomic.Int32
 
 	// readMu guards reading and segmenter, and lets one device's reader at a time copy. Lock order: readMu, mu.
 	readMu    sync.Mutex
-	reading   []queued // taken out of a queue and not written yet
+	reading   fifo[*stack.PacketBuffer] // taken out of a queue and not written yet
 	segmenter segmenter
 
-	mu     sync.Mutex // guards what follows
-	queues map[PeerID]*peerQueue
-	ready  []*peerQueue // those that have packets and a session, in turn
-	wanted []PeerID     // those that have packets and no session, to be reported
-	// counts are the packets of each class in all queues.
-	counts     [classes]int
-	taking     bool          // packets are out of their queues and not in inFlight yet
-	inFlight   int           // packets read and not sent yet
-	sentAt     time.Duration // the last time that any were sent, or inFlight was given up
-	idle       chan struct{} // closed, and taken away, when nothing waits or is in flight. Nil when nobody asks.
+	mu         sync.Mutex // guards what follows
+	queues     map[PeerID]*peerQueue
+	ready      fifo[*peerQueue] // those that have packets and a session, in turn
+	waiting    []*peerQueue     // those that have packets and no session
+	askAt      time.Duration    // when they are looked at next
+	taken      bool             // packets are out of their queues, and not written or not in inFlight yet
+	inFlight   int              // packets read and not sent yet
+	movedAt    time.Duration    // the last time that inFlight was changed
+	idle       chan struct{}    // closed, and taken away, when nothing waits or is in flight. Nil when nobody asks.
 	closed     bool
 	dropped    uint64 // packets that found no place in their queue, or no peer
 	dispatcher stack.NetworkDispatcher
@@ -71,7 +74,8 @@ func newLink(s *Stack, cfg Config) *link {
 	}
 }
 
-func (l *link) now() time.Duration { return time.Since(l.begin) }
+// now is the time since the link began, and never 0.
+func (l *link) now() time.Duration { return time.Since(l.begin) + 1 }
 
 // WritePackets implements [stack.LinkWriter]. A packet that is dropped for want of room is no error: it is lost, as on
 // any link.
@@ -114,16 +118,18 @@ func (l *link) notify() {
 
 // The caller holds l.mu, as for all methods that end in Locked.
 func (l *link) pushLocked(pkt *stack.PacketBuffer) {
-	class := classify(pkt)
 	peer, ok := l.routes.Load().lookup(destination(pkt))
-	if !ok || class == classControl && l.counts[class] >= maxControlPackets || class == classAck && l.counts[class] >= maxAckPackets {
+	if !ok {
 		l.dropped++
 		return
 	}
-	q := l.queueLocked(peer)
-	l.counts[class]++
-	q.push(queued{pkt.IncRef(), class})
-	l.offerLocked(q)
+	class, q := classify(pkt), l.queueLocked(peer)
+	if class == classControl && q.counts[class] >= maxControlPackets || class == classAck && q.counts[class] >= maxAckPackets {
+		l.dropped++
+		return
+	}
+	q.push(pkt.IncRef(), class)
+	l.offerLocked(q, true)
 }
 
 func (l *link) queueLocked(peer PeerID) *peerQueue {
@@ -135,47 +141,50 @@ func (l *link) queueLocked(peer PeerID) *peerQueue {
 	return q
 }
 
-// offerLocked gives a queue that has packets its turn, or, without a session, cuts it down and has one asked for.
-func (l *link) offerLocked(q *peerQueue) {
-	if q.ready || q.len() == 0 {
+// offerLocked gives a queue that has packets its turn, or, without a session, cuts it down and has one asked for. pushed
+// says that a packet has just come.
+func (l *link) offerLocked(q *peerQueue, pushed bool) {
+	if q.size == 0 {
 		return
 	}
 	if l.openLocked(q) {
-		q.ready = true
-		l.ready = append(l.ready, q)
+		if !q.ready {
+			q.ready = true
+			l.ready.push(q)
+		}
 		return
 	}
-	for q.len() > maxWaiting {
-		l.dropLocked(q)
+	for q.size > maxWaiting {
+		l.dropped++
+		q.popOldest().DecRef()
 	}
 	q.release()
-	if now := l.now(); q.asked == 0 || now-q.asked >= askPause {
-		q.asked = now
-		l.wanted = append(l.wanted, q.peer)
+	if pushed || !q.waiting {
+		q.pushed = l.now()
+	}
+	if !q.waiting || q.asked == 0 {
+		l.askAt = 0
+	}
+	if !q.waiting {
+		q.waiting = true
+		l.waiting = append(l.waiting, q)
 	}
 }
 
 // openLocked says whether packets may go to the queue's peer.
 func (l *link) openLocked(q *peerQueue) bool { return l.needSession == nil || q.session > l.now() }
 
-func (l *link) dropLocked(q *peerQueue) {
-	p := q.pop()
-	l.counts[p.class]--
-	l.dropped++
-	p.pkt.DecRef()
-}
-
 // setSession says until when the device has a session with a peer, in the link's time.
 func (l *link) setSession(peer PeerID, until time.Duration) {
 	l.mu.Lock()
 	q := l.queueLocked(peer)
 	q.session, q.asked = until, 0
-	l.offerLocked(q)
+	l.offerLocked(q, false)
 	l.mu.Unlock()
 	l.notify()
 }
 
-// retain forgets peers that have no route any more, and their packets.
+// retain forgets peers that have no route any more: their packets and their sessions.
 func (l *link) retain(routes []Route) {
 	keep := make(map[PeerID]bool, len(routes))
 	for _, r := range routes {
@@ -185,24 +194,10 @@ func (l *link) retain(routes []Route) {
 	defer l.mu.Unlock()
 	for peer, q := range l.queues {
 		if !keep[peer] {
-			l.emptyLocked(q, func(queued) bool { return false })
+			q.empty(classes)
 			delete(l.queues, peer)
 		}
 	}
-}
-
-// emptyLocked drops what keep does not want to keep.
-func (l *link) emptyLocked(q *peerQueue, keep func(queued) bool) {
-	for range q.len() {
-		p := q.pop()
-		if keep(p) {
-			q.push(p)
-			continue
-		}
-		l.counts[p.class]--
-		p.pkt.DecRef()
-	}
-	q.release()
 }
 
 // wait returns nil when there is room for a datagram to a peer, else a channel that is closed when there may be. The
@@ -211,7 +206,7 @@ func (l *link) wait(peer PeerID) <-chan struct{} {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	q := l.queues[peer]
-	if q == nil || q.datagrams < maxDatagramPackets || l.closed || !l.openLocked(q) {
+	if q == nil || q.counts[classDatagram] < maxDatagramPackets || l.closed || !l.openLocked(q) {
 		return nil
 	}
 	if q.room == nil {
@@ -221,63 +216,95 @@ func (l *link) wait(peer PeerID) <-chan struct{} {
 }
 
 // read waits until there are packets, closed is closed or the link is, and writes as many packets as bufs has place
-// for, each at offset into its buffer. After the link's end it still returns what close has left. The stall timer is
-// the caller's, and not running.
-func (l *link) read(bufs [][]byte, sizes []int, offset int, closed <-chan struct{}, stall *time.Timer) (int, error) {
+// for, each at offset into its buffer. After the link's end it still returns what close has left. The timer is the
+// caller's, and not running.
+func (l *link) read(bufs [][]byte, sizes []int, offset int, closed <-chan struct{}, timer *time.Timer) (int, error) {
 	for {
 		if isClosed(closed) {
 			l.notify() // the token that woke us may have been meant for the reader of the next facade
 			return 0, os.ErrClosed
 		}
-		l.askForSessions()
-		n, full := l.take(bufs, sizes, offset)
+		n, pause := l.take(bufs, sizes, offset)
+		again := l.askForSessions()
 		if n > 0 {
 			return n, nil
 		}
-		if full {
-			stall.Reset(stallPause)
+		if pause == 0 || again > 0 && again < pause {
+			pause = again
+		}
+		if pause > 0 {
+			timer.Reset(pause)
 		}
 		select {
 		case <-l.wake:
-		case <-stall.C: // runs only if full
-			l.giveUp()
+		case <-timer.C:
 		case <-closed:
 		case <-l.ended:
+			timer.Stop()
 			if n, _ := l.take(bufs, sizes, offset); n > 0 {
 				return n, nil
 			}
 			return 0, os.ErrClosed
 		}
-		stall.Stop()
+		timer.Stop()
 	}
 }
 
-func (l *link) askForSessions() {
-	l.mu.Lock()
-	wanted := l.wanted
-	l.wanted = nil
-	l.mu.Unlock()
-	for _, peer := range wanted {
+// askForSessions reports the peers whose packets wait and drops what has waited for too long. It returns when it is to
+// be called again, or 0 if nothing waits.
+func (l *link) askForSessions() (again time.Duration) {
+	for _, peer := range l.unasked(&again) {
 		l.needSession(peer)
 	}
+	return again
 }
 
-// take writes what there is and returns how many packets that were. full says that there is more, and too much in
-// flight already.
-func (l *link) take(bufs [][]byte, sizes []int, offset int) (n int, full bool) {
+func (l *link) unasked(again *time.Duration) (peers []PeerID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.waiting) == 0 {
+		return nil
+	}
+	now := l.now()
+	if now >= l.askAt {
+		l.askAt = now + askPause
+		l.waiting = slices.DeleteFunc(l.waiting, func(q *peerQueue) bool {
+			if !l.openLocked(q) && now-q.pushed >= waitLimit {
+				l.dropped += uint64(q.size)
+				q.empty(classes)
+			}
+			switch due := q.asked + askPause; {
+			case q.size == 0 || l.openLocked(q):
+				q.waiting = false
+			case q.asked != 0 && now < due:
+				l.askAt = min(l.askAt, due)
+			default:
+				q.asked = now
+				peers = append(peers, q.peer)
+			}
+			return !q.waiting
+		})
+	}
+	if len(l.waiting) > 0 {
+		*again = l.askAt - now
+	}
+	return peers
+}
+
+// take writes what there is and returns how many packets that were. If there is too much in flight already, it returns
+// after what time that may be taken for lost.
+func (l *link) take(bufs [][]byte, sizes []int, offset int) (n int, pause time.Duration) {
 	l.readMu.Lock()
 	defer l.readMu.Unlock()
-	if l.full() {
-		return 0, true
+	if pause := l.full(); pause > 0 {
+		return 0, pause
 	}
 	for n < len(bufs) {
 		if !l.segmenter.busy() {
-			if len(l.reading) == 0 && !l.refill(len(bufs)-n) {
+			if l.reading.len() == 0 && !l.refill(len(bufs)-n) {
 				break
 			}
-			l.segmenter.start(l.reading[0].pkt)
-			l.reading[0] = queued{}
-			l.reading = l.reading[1:]
+			l.segmenter.start(l.reading.pop())
 		}
 		if size := l.segmenter.next(bufs[n][offset:]); size > 0 {
 			sizes[n] = size
@@ -286,52 +313,69 @@ func (l *link) take(bufs [][]byte, sizes []int, offset int) (n int, full bool) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.taking = false
-	if l.maxInFlight > 0 {
+	l.taken = l.reading.len() > 0 || l.segmenter.busy()
+	if l.maxInFlight > 0 && n > 0 {
 		l.inFlight += n
+		l.movedAt = l.now()
 	}
 	l.checkIdleLocked()
-	return n, false
+	return n, 0
 }
 
-func (l *link) full() bool {
-	if l.maxInFlight == 0 {
-		return false
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.inFlight >= l.maxInFlight
-}
-
-// refill moves up to n packets of the peer whose turn it is into reading, which is empty. The caller holds l.readMu.
+// refill moves packets of the peer whose turn it is into reading, which is empty: enough for n packets of the link's MTU
+// if there are, and no more than one of them is cut. The caller holds l.readMu.
 func (l *link) refill(n int) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.reading = l.reading[:0]
-	for len(l.ready) > 0 && len(l.reading) == 0 {
-		q := l.ready[0]
-		l.ready[0] = nil
-		l.ready = l.ready[1:]
+	for l.ready.len() > 0 && l.reading.len() == 0 {
+		q := l.ready.pop()
 		q.ready = false
-		if l.openLocked(q) {
-			for range min(n, q.len()) {
-				p := q.pop()
-				l.counts[p.class]--
-				l.reading = append(l.reading, p)
-			}
+		for open := l.openLocked(q); open && n > 0 && q.size > 0; {
+			pkt := q.pop()
+			n -= packetsIn(pkt)
+			l.reading.push(pkt)
+			l.taken = true
 		}
-		l.offerLocked(q)
+		l.offerLocked(q, false)
 	}
-	l.taking = len(l.reading) > 0
-	return l.taking
+	return l.reading.len() > 0
 }
 
-// sent notes that n packets that were read have left, or more: handshakes and keepalives are not told apart.
+// full returns 0 if more may go out, else after what time what is in flight may be taken for lost.
+func (l *link) full() time.Duration {
+	if l.maxInFlight == 0 {
+		return 0
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.inFlight < l.maxInFlight {
+		return 0
+	}
+	return l.giveUpLocked()
+}
+
+// giveUpLocked takes what is in flight for lost if nothing has moved for a while and no send is under way. Else it
+// returns after what time to try again.
+func (l *link) giveUpLocked() time.Duration {
+	if l.sending.Load() > 0 {
+		return stallPause
+	}
+	now := l.now()
+	if pause := l.movedAt + stallPause - now; pause > 0 {
+		return pause
+	}
+	l.inFlight, l.movedAt = 0, now
+	l.checkIdleLocked()
+	return 0
+}
+
+// sent ends a send, and notes that n packets that were read have left, or more.
 func (l *link) sent(n int) {
 	l.mu.Lock()
 	wasFull := l.inFlight >= l.maxInFlight
 	l.inFlight = max(0, l.inFlight-n)
-	l.sentAt = l.now()
+	l.movedAt = l.now()
+	l.sending.Add(-1)
 	nowFull := l.inFlight >= l.maxInFlight
 	l.checkIdleLocked()
 	l.mu.Unlock()
@@ -340,18 +384,8 @@ func (l *link) sent(n int) {
 	}
 }
 
-// giveUp takes what is in flight for lost if nothing has been sent for a while.
-func (l *link) giveUp() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if now := l.now(); now-l.sentAt >= stallPause {
-		l.inFlight, l.sentAt = 0, now
-		l.checkIdleLocked()
-	}
-}
-
 func (l *link) checkIdleLocked() {
-	if l.idle != nil && len(l.ready) == 0 && !l.taking && l.inFlight == 0 {
+	if l.idle != nil && l.ready.len() == 0 && !l.taken && l.inFlight == 0 {
 		close(l.idle)
 		l.idle = nil
 	}
@@ -361,20 +395,29 @@ func (l *link) checkIdleLocked() {
 // session: the RSTs by which the other sides learn of the end. If somebody counts what is sent, it waits for them a
 // moment. Then readers end. Call it once.
 func (l *link) close() {
-	idle := l.stopQueues()
-	for range flushPause / stallPause {
-		if idle == nil || isClosed(idle) {
-			break
-		}
-		timer := time.NewTimer(stallPause)
-		select {
-		case <-idle:
-		case <-timer.C:
-			l.giveUp()
-		}
-		timer.Stop()
+	if idle := l.stopQueues(); idle != nil {
+		l.flush(idle)
 	}
 	close(l.ended)
+}
+
+func (l *link) flush(idle <-chan struct{}) {
+	end := time.NewTimer(flushPause)
+	defer end.Stop()
+	lost := time.NewTicker(stallPause)
+	defer lost.Stop()
+	for {
+		select {
+		case <-idle:
+			return
+		case <-end.C:
+			return
+		case <-lost.C:
+			l.mu.Lock()
+			l.giveUpLocked()
+			l.mu.Unlock()
+		}
+	}
 }
 
 // stopQueues returns a channel that is closed when what is left has been sent, or nil if there is nothing to wait for.
@@ -382,18 +425,25 @@ func (l *link) stopQueues() <-chan struct{} {
 	l.readMu.Lock()
 	defer l.readMu.Unlock()
 	l.segmenter.drop()
-	for _, p := range l.reading {
-		p.pkt.DecRef()
+	for range l.reading.len() {
+		if pkt := l.reading.pop(); classify(pkt) == classControl {
+			l.reading.push(pkt)
+		} else {
+			pkt.DecRef()
+		}
 	}
-	l.reading = nil
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.closed = true
-	left := false
+	l.taken = l.reading.len() > 0
+	left := l.taken
 	for _, q := range l.queues {
-		open := l.openLocked(q)
-		l.emptyLocked(q, func(p queued) bool { return open && p.class == classControl })
-		left = left || q.len() > 0
+		but := classes
+		if l.openLocked(q) {
+			but = classControl
+		}
+		q.empty(but)
+		left = left || q.size > 0
 	}
 	if !left || l.maxInFlight == 0 {
 		return nil

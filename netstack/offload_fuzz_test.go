@@ -43,9 +43,8 @@ func FuzzSplitMerge(f *testing.F) {
 		l := newTestLink()
 		var released atomic.Int32
 		q := l.queueLocked(0)
-		q.push(queued{p.buffered(int(mss), &released, 1+int(sizes), 1+int(sizes)*9), classStream})
-		l.counts[classStream] = 1
-		l.offerLocked(q)
+		q.push(p.buffered(int(mss), &released, 1+int(sizes), 1+int(sizes)*9), classStream)
+		l.offerLocked(q, true)
 		var packets [][]byte
 		for read := int(sizes); ; read++ {
 			bufs, lengths := make([][]byte, 1+read%7), make([]int, 1+read%7)

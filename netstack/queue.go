@@ -3,6 +3,7 @@
 package netstack
 
 import (
+	"encoding/binary"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -13,8 +14,8 @@ import (
 const (
 	// maxDatagramPackets is how many packets of UDP and ICMP echo requests to a peer may wait before their writers do.
 	maxDatagramPackets = 1024
-	// maxControlPackets is how many packets that nobody waits for (ICMP answers and errors, RST) may wait, to all peers
-	// together, before new ones are dropped and counted.
+	// maxControlPackets is how many packets that nobody waits for (ICMP answers and errors, RST) may wait for one peer,
+	// before new ones are dropped and counted.
 	maxControlPackets = 1024
 	// maxAckPackets is the same for TCP segments without data, which strangers can call forth (SYN-ACK, duplicate
 	// ACK). It is larger, since TCP has to repair what is lost.
@@ -22,8 +23,21 @@ const (
 	// maxWaiting is how many packets to a peer without a session wait for one. Past it the oldest is dropped, as the
 	// WireGuard paper has it (section 6.4), so that a writer to a dead peer never waits.
 	maxWaiting = 16
+	// waitLimit is how long they wait: as long as the device tries to get a session (Rekey-Attempt-Time, section 6.1).
+	waitLimit = 90 * time.Second
 	// askPause is the least time between two reports that packets to a peer wait for a session.
 	askPause = time.Second
+
+	// lanes is how many queues there are for each peer: one for UDP, one for ICMP, the rest for TCP by a hash of the ports.
+	lanes        = 8
+	icmpLane     = 0
+	udpLane      = 1
+	firstTCPLane = 2
+	// quantum is how many packets of the link's MTU a lane's turn has, before which it begins no further segment. Those
+	// of 64 KiB have 48 packets of the usual size.
+	quantum = 40
+	// keepCapacity is how many places an empty queue keeps.
+	keepCapacity = 1024
 )
 
 // packetClass says what bounds a packet in the link's queues.
@@ -39,55 +53,92 @@ const (
 
 // queued is a packet with the queue's reference to it.
 type queued struct {
-	pkt   *stack.PacketBuffer
-	class packetClass
+	pkt    *stack.PacketBuffer
+	class  packetClass
+	number uint64 // in the order of arrival
 }
 
-// peerQueue is what waits for one peer, oldest first. It is the link's: link.mu guards it.
+// peerQueue is what waits for one peer. It is the link's: link.mu guards it.
+//
+// The packets of a flow stay in order. TCP connections have different lanes, but for accidents of the hash, and the lanes
+// take turns (deficit round robin, Shreedhar and Varghese): a bulk transfer may have megabytes waiting, and what comes
+// beside it does not wait for them.
 type peerQueue struct {
-	peer    PeerID
-	packets []queued
-	head    int // index of the oldest in packets
-	// datagrams counts those of classDatagram.
-	datagrams int
+	peer   PeerID
+	lanes  [lanes]fifo[queued]
+	turn   int // the lane that is served
+	spent  int // packets of its turn's quantum
+	counts [classes]int
+	size   int    // packets in all lanes
+	number uint64 // of the newest packet
 	// room is closed, and taken away, when there is room again for datagrams. Nil when nobody waits.
 	room chan struct{}
-	// session is until when the peer has one, in the link's time.
-	session time.Duration
+
+	// Times are the link's.
+	session time.Duration // until when the peer has one
+	pushed  time.Duration // when a packet last came to wait for a session
 	asked   time.Duration // when a session was last asked for; 0 is never
-	ready   bool          // in link.ready
+
+	ready, waiting bool // in link.ready, in link.waiting
 }
 
-func (q *peerQueue) len() int { return len(q.packets) - q.head }
-
-func (q *peerQueue) push(p queued) {
-	if q.head > 0 && len(q.packets) == cap(q.packets) {
-		// Rather than grow, take the place of those that are gone.
-		n := copy(q.packets, q.packets[q.head:])
-		clear(q.packets[n:])
-		q.packets, q.head = q.packets[:n], 0
-	}
-	q.packets = append(q.packets, p)
-	if p.class == classDatagram {
-		q.datagrams++
-	}
+func (q *peerQueue) push(pkt *stack.PacketBuffer, class packetClass) {
+	q.number++
+	q.lanes[laneOf(pkt)].push(queued{pkt, class, q.number})
+	q.counts[class]++
+	q.size++
 }
 
-// pop takes the oldest packet out. There must be one.
-func (q *peerQueue) pop() queued {
-	p := q.packets[q.head]
-	q.packets[q.head] = queued{}
-	q.head++
-	if q.head == len(q.packets) {
-		q.packets, q.head = q.packets[:0], 0
+// pop takes out the oldest packet of the lane whose turn it is. There must be one.
+func (q *peerQueue) pop() *stack.PacketBuffer {
+	if q.spent >= quantum {
+		q.turn, q.spent = (q.turn+1)%lanes, 0
 	}
-	if p.class == classDatagram {
-		q.datagrams--
-		if q.datagrams < maxDatagramPackets/2 {
-			q.release()
+	for q.lanes[q.turn].len() == 0 {
+		q.turn, q.spent = (q.turn+1)%lanes, 0
+	}
+	pkt := q.popFrom(&q.lanes[q.turn])
+	q.spent += packetsIn(pkt)
+	return pkt
+}
+
+// popOldest takes out the packet that came first. There must be one.
+func (q *peerQueue) popOldest() *stack.PacketBuffer {
+	var oldest *fifo[queued]
+	for i := range q.lanes {
+		lane := &q.lanes[i]
+		if lane.len() > 0 && (oldest == nil || lane.first().number < oldest.first().number) {
+			oldest = lane
 		}
 	}
-	return p
+	return q.popFrom(oldest)
+}
+
+func (q *peerQueue) popFrom(lane *fifo[queued]) *stack.PacketBuffer {
+	p := lane.pop()
+	q.counts[p.class]--
+	q.size--
+	if q.counts[classDatagram] < maxDatagramPackets/2 {
+		q.release()
+	}
+	return p.pkt
+}
+
+// empty drops all packets but those of one class, or all (classes), and lets the writers go.
+func (q *peerQueue) empty(but packetClass) {
+	for i := range q.lanes {
+		lane := &q.lanes[i]
+		for range lane.len() {
+			if p := lane.pop(); p.class == but {
+				lane.push(p)
+			} else {
+				q.counts[p.class]--
+				q.size--
+				p.pkt.DecRef()
+			}
+		}
+	}
+	q.release()
 }
 
 // release lets the writers go that wait for room.
@@ -96,6 +147,66 @@ func (q *peerQueue) release() {
 		close(q.room)
 		q.room = nil
 	}
+}
+
+// fifo is a queue. The zero value is empty.
+type fifo[T any] struct {
+	items []T
+	head  int // index of the oldest in items
+}
+
+func (f *fifo[T]) len() int { return len(f.items) - f.head }
+
+// first returns the oldest. There must be one.
+func (f *fifo[T]) first() *T { return &f.items[f.head] }
+
+func (f *fifo[T]) push(item T) {
+	if len(f.items) == cap(f.items) && f.head > len(f.items)/2 {
+		// Rather than grow, take the place of those that are gone. There are more of them than are moved.
+		n := copy(f.items, f.items[f.head:])
+		clear(f.items[n:])
+		f.items, f.head = f.items[:n], 0
+	}
+	f.items = append(f.items, item)
+}
+
+// pop takes the oldest out. There must be one.
+func (f *fifo[T]) pop() T {
+	var none T
+	item := f.items[f.head]
+	f.items[f.head] = none
+	f.head++
+	if f.head == len(f.items) {
+		f.items, f.head = f.items[:0], 0
+		if cap(f.items) > keepCapacity {
+			f.items = nil
+		}
+	}
+	return item
+}
+
+// laneOf is the lane of a packet's flow. UDP has only one, since fragments do not show their ports and would overtake
+// their flow; its writers wait past a bound anyway.
+func laneOf(pkt *stack.PacketBuffer) int {
+	switch transportOf(pkt) {
+	case header.UDPProtocolNumber:
+		return udpLane
+	case header.TCPProtocolNumber:
+		if h := pkt.TransportHeader().Slice(); len(h) >= 4 {
+			// Fibonacci hashing: the upper bits of the product depend on all bits of the ports.
+			return firstTCPLane + int(binary.BigEndian.Uint32(h)*0x9e3779b1>>16)%(lanes-firstTCPLane)
+		}
+	}
+	return icmpLane
+}
+
+// packetsIn is how many packets of the link's MTU a packet will be cut into.
+func packetsIn(pkt *stack.PacketBuffer) int {
+	mss := int(pkt.GSOOptions.MSS)
+	if pkt.GSOOptions.Type == stack.GSONone || mss == 0 {
+		return 1
+	}
+	return max(1, (pkt.Data().Size()+mss-1)/mss)
 }
 
 func classify(pkt *stack.PacketBuffer) packetClass {

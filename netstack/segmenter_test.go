@@ -396,23 +396,24 @@ func newTestLink() *link {
 	return newLink(s, Config{MTU: DefaultMTU})
 }
 
-// Read goes on where the one before ended, however many buffers each brings, and writes at offset only.
+// Read goes on where the one before ended, however many buffers each brings, and writes at offset only. The packets are
+// of two flows, which take turns.
 func TestReadResumes(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
 	for batch := 1; batch <= 20; batch++ {
 		l := newTestLink()
-		var want [][]byte
+		var want [2][][]byte
 		var released atomic.Int32
 		var list stack.PacketBufferList
-		put := func(pkt *stack.PacketBuffer, packets ...[]byte) {
+		put := func(flow int, pkt *stack.PacketBuffer, packets ...[]byte) {
 			list.PushBack(pkt)
-			want = append(want, packets...)
+			want[flow] = append(want[flow], packets...)
 		}
 		for _, packet := range completePackets() {
 			pkt := completeBuffer(packet, &released)
 			pkt.NetworkProtocolNumber = ipv4.ProtocolNumber
 			pkt.TransportProtocolNumber = header.UDPProtocolNumber
-			put(pkt, packet)
+			put(0, pkt, packet)
 			p := base4()
 			if r.IntN(2) == 0 {
 				p = base6()
@@ -423,7 +424,7 @@ func TestReadResumes(t *testing.T) {
 			for _, part := range p.split(mss) {
 				packets = append(packets, part.bytes())
 			}
-			put(p.buffered(mss, &released, 1+r.IntN(3000)), packets...)
+			put(1, p.buffered(mss, &released, 1+r.IntN(3000)), packets...)
 		}
 		count := list.Len()
 		if n, err := l.WritePackets(list); n != count || err != nil {
@@ -456,14 +457,24 @@ func TestReadResumes(t *testing.T) {
 				}
 			}
 		}
-		if !slices.EqualFunc(got, want, bytes.Equal) {
-			t.Fatalf("batches of %d: %d packets, want %d, or others", batch, len(got), len(want))
+		for i, packet := range got {
+			flow := 0
+			if len(want[0]) == 0 || !bytes.Equal(packet, want[0][0]) {
+				flow = 1
+			}
+			if len(want[flow]) == 0 || !bytes.Equal(packet, want[flow][0]) {
+				t.Fatalf("batches of %d: packet %d is not the next one of a flow", batch, i)
+			}
+			want[flow] = want[flow][1:]
+		}
+		if left := len(want[0]) + len(want[1]); left > 0 {
+			t.Fatalf("batches of %d: %d packets were not read", batch, left)
 		}
 		if int(released.Load()) != count {
 			t.Fatalf("batches of %d: %d packets released, want %d", batch, released.Load(), count)
 		}
-		if l.counts != [classes]int{} {
-			t.Fatalf("counts at the end: %v", l.counts)
+		if q := l.queues[0]; q.size != 0 || q.counts != [classes]int{} {
+			t.Fatalf("counts at the end: %v, %d packets", q.counts, q.size)
 		}
 	}
 }

@@ -3,6 +3,7 @@
 package netstack
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -12,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"example.com/wgnet/internal/tcptune"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/link/loopback"
@@ -37,13 +39,20 @@ const (
 	loopbackNIC tcpip.NICID = 2
 )
 
-// Socket buffers: the start and the bound of TCP's auto-tuning, and UDP's fixed size. 4 MiB fill a path of 1 Gbit/s
-// with a round trip of 30 ms; a burst of datagrams that finds a small receive buffer is lost.
+// Socket buffers: where TCP's auto-tuning starts and ends, and UDP's sizes. What comes while the program is kept from the
+// processor is lost beyond UDP's receive buffer.
 const (
 	minBuffer     = 4 << 10
 	defaultBuffer = 212 << 10
-	udpBuffer     = 1 << 20
-	maxBuffer     = 4 << 20
+	udpSend       = 1 << 20
+	udpReceive    = 4 << 20
+	// maxBuffer bounds every buffer, and the growth of TCP's receive buffers. gVisor offers half of one as the window, so
+	// 1 Gbit/s over a round trip of 100 ms, 12.5 MB, needs twice that.
+	maxBuffer = 32 << 20
+	// maxSend bounds the growth of TCP's send buffers, and so what is in flight. More would be faster where nothing is
+	// ever lost. But in loss recovery gVisor looks at all that is in flight for every ACK that comes, and with more than
+	// this it stands still for many seconds: see PERFORMANCE.md.
+	maxSend = 4 << 20
 )
 
 // Config says what a [Stack] is to be.
@@ -58,10 +67,11 @@ type Config struct {
 	// [Stack.Close] waits. It must not call Close.
 	Silent func(PeerID)
 	// NeedSession, if not nil, makes packets to a peer wait, at most 16 of them, until [Stack.SetSession] says that there
-	// is a session with it. It is called when packets wait, at most once a second for each peer, from the goroutine that
-	// reads the [Device].
+	// is a session with it, and for 90 s at most. It is called while packets wait, once a second for each peer and after
+	// each SetSession, without a lock held, from the goroutine that reads the [Device].
 	NeedSession func(PeerID)
-	// MaxInFlight, if not 0, bounds the packets that Device.Read has returned and [Stack.Sent] was not told of.
+	// MaxInFlight, if not 0, bounds the packets that Device.Read has returned and [Stack.Sent] was not told of. A batch
+	// may pass it.
 	MaxInFlight int
 }
 
@@ -177,28 +187,46 @@ func (s *Stack) addAddress(nic tcpip.NICID, prefix netip.Prefix) error {
 }
 
 func (s *Stack) setOptions() error {
+	tune := tcpSettings()
 	sack := tcpip.TCPSACKEnabled(true)
-	rack := tcpip.TCPRACKLossDetection
+	congestion := tcpip.CongestionControlOption(tune.Congestion)
+	recovery := tcpip.TCPRACKLossDetection
+	if tune.Recovery == "sack" {
+		recovery = 0
+	}
 	// A port in TIME_WAIT may be taken again for a new connection after a second, as timestamps allow (RFC 6191);
 	// else 49,536 connections to one address within a minute are all there can be.
 	reuse := tcpip.TCPTimeWaitReuseGlobal
 	moderate := tcpip.TCPModerateReceiveBufferOption(true)
-	send := tcpip.TCPSendBufferSizeRangeOption{Min: minBuffer, Default: defaultBuffer, Max: maxBuffer}
-	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: minBuffer, Default: defaultBuffer, Max: maxBuffer}
-	for _, opt := range []tcpip.SettableTransportProtocolOption{&sack, &rack, &reuse, &moderate, &send, &receive} {
+	send := tcpip.TCPSendBufferSizeRangeOption{Min: minBuffer, Default: defaultBuffer, Max: tune.MaxSend}
+	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: minBuffer, Default: defaultBuffer, Max: tune.MaxReceive}
+	for _, opt := range []tcpip.SettableTransportProtocolOption{&sack, &congestion, &recovery, &reuse, &moderate, &send, &receive} {
 		if err := s.stack.SetTransportProtocolOption(tcp.ProtocolNumber, opt); err != nil {
 			return fmt.Errorf("netstack: set TCP option %T: %v", opt, err)
 		}
 	}
 	for _, opt := range []any{
-		tcpip.SendBufferSizeOption{Min: minBuffer, Default: udpBuffer, Max: maxBuffer},
-		tcpip.ReceiveBufferSizeOption{Min: minBuffer, Default: udpBuffer, Max: maxBuffer},
+		tcpip.SendBufferSizeOption{Min: minBuffer, Default: udpSend, Max: maxBuffer},
+		tcpip.ReceiveBufferSizeOption{Min: minBuffer, Default: udpReceive, Max: maxBuffer},
 	} {
 		if err := s.stack.SetOption(opt); err != nil {
 			return fmt.Errorf("netstack: set option %T: %v", opt, err)
 		}
 	}
 	return nil
+}
+
+// tcpSettings are the stack's choices, made from the tables in PERFORMANCE.md (go run ./internal/bench -weather), unless
+// a new measurement wants others. SACK is always on: without it a round trip repairs one loss.
+func tcpSettings() tcptune.Settings {
+	tune := tcptune.Settings{Congestion: "reno", Recovery: "rack", MaxSend: maxSend, MaxReceive: maxBuffer}
+	if other := tcptune.Override.Load(); other != nil {
+		tune.Congestion = cmp.Or(other.Congestion, tune.Congestion)
+		tune.Recovery = cmp.Or(other.Recovery, tune.Recovery)
+		tune.MaxSend = cmp.Or(other.MaxSend, tune.MaxSend)
+		tune.MaxReceive = cmp.Or(other.MaxReceive, tune.MaxReceive)
+	}
+	return tune
 }
 
 // Device returns a new facade for a WireGuard device: see [Device].
@@ -219,13 +247,16 @@ func (s *Stack) PeerFor(addr netip.Addr) (PeerID, bool) {
 func (s *Stack) Resend(peer PeerID) { s.link.resend(s.silence.take(peer)) }
 
 // SetSession says until when the device has a session with a peer. The zero time means that there is none.
-// It has an effect only if [Config.NeedSession] is set.
+// It has an effect only if [Config.NeedSession] is set. [Stack.SetRoutes] forgets it for a peer that has no route.
 func (s *Stack) SetSession(peer PeerID, until time.Time) {
 	s.link.setSession(peer, until.Sub(s.link.begin))
 }
 
-// Sent says that n packets that Device.Read had returned have left: see [Config.MaxInFlight]. More than there were does
-// no harm. What the device has dropped need not be told: after 5 ms with nothing sent it is taken for lost.
+// Sending says that packets that Device.Read had returned are about to be sent. A call of Sent has to follow it.
+func (s *Stack) Sending() { s.link.sending.Add(1) }
+
+// Sent says that n of these packets have left, or more: see [Config.MaxInFlight]. What the device has dropped need not
+// be told: after 5 ms in which nothing is sent, what is in flight is taken for lost.
 func (s *Stack) Sent(n int) { s.link.sent(n) }
 
 // Close ends the stack: its connections are aborted, its listeners closed, everything that waits returns

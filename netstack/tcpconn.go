@@ -86,6 +86,10 @@ func (c *TCPConn) Read(b []byte) (int, error) {
 		return 0, nil
 	}
 	res, err := c.receive(b, tcpip.ReadOptions{})
+	if res.Count > 0 {
+		// The receive buffer grows with what is read in a round trip, and gVisor leaves it to the reader to say so.
+		c.ep.ModerateRecvBuf(res.Count)
+	}
 	return res.Count, c.opError("read", err)
 }
 
@@ -243,12 +247,15 @@ func orDefault[T int | time.Duration](value, fallback, current T) T {
 	return current
 }
 
-// SetReadBuffer fixes the size of the receive buffer in bytes, which ends its auto-tuning.
+// SetReadBuffer fixes the size of the receive buffer in bytes, at most 32 MiB, which ends its auto-tuning. Half of it is
+// offered as the window.
 func (c *TCPConn) SetReadBuffer(bytes int) error {
 	return c.opError("set", c.setReadBuffer(bytes))
 }
 
-// SetWriteBuffer fixes the size of the send buffer in bytes, which ends its auto-tuning.
+// SetWriteBuffer fixes the size of the send buffer in bytes, at most 32 MiB, which ends its auto-tuning between 212 KiB
+// and 4 MiB. More than that is for long and fast paths on which next to nothing is lost: it fills 1 Gbit/s over 100 ms,
+// and a burst of losses with as much in flight stops the connection for many seconds.
 func (c *TCPConn) SetWriteBuffer(bytes int) error {
 	return c.opError("set", c.setWriteBuffer(bytes))
 }

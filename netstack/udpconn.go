@@ -265,7 +265,7 @@ func (c *UDPConn) SetWriteDeadline(t time.Time) error {
 	return c.opError("set", c.local, c.setDeadline(t, &c.write))
 }
 
-// SetReadBuffer sets how many bytes of datagrams wait for Read before further ones are lost. The default is 1 MiB.
+// SetReadBuffer sets how many bytes of datagrams wait for Read before further ones are lost. The default is 4 MiB.
 func (c *UDPConn) SetReadBuffer(bytes int) error {
 	return c.opError("set", c.local, c.setReadBuffer(bytes))
 }

@@ -42,12 +42,12 @@ const (
 )
 
 // Config describes one host on a WireGuard network: what stands in a wg-quick file, and a few hooks that a file cannot
-// hold. Make one by hand, or with [ParseConfig] or [LoadConfig]. A Config is plain data: it is not safe for concurrent
-// change, and New takes a copy.
+// hold. Make one by hand, or with [ParseConfig], [LoadConfig] or [ParseToken]. A Config is plain data: it is not safe for
+// concurrent change, and New takes a copy.
 //
 // A Config never shows its secrets: fmt, log/slog, encoding/json and YAML encoders print keys as "(redacted)".
-// [Config.MarshalText] alone writes them. Encoders that know of no other method than MarshalText, such as
-// encoding/xml, write the complete file when they are given a *Config.
+// [Config.MarshalText] and [Config.Token] alone write them. Encoders that know of no other method than MarshalText, such
+// as encoding/xml, write the complete file when they are given a *Config.
 type Config struct {
 	// PrivateKey is this host's key. Required.
 	PrivateKey PrivateKey
@@ -199,7 +199,7 @@ func (w Warning) String() string {
 
 // A ParseError says what is wrong with a config, and where. [Config.Validate] returns it too, without a line.
 type ParseError struct {
-	File    string // path given to LoadConfig, or ""
+	File    string // path given to LoadConfig, "token" from ParseToken, or ""
 	Line    int    // line in the file, from 1; 0 if there is none
 	Section string // "Interface", "Peer", or ""
 	Key     string // as in wg-quick(8), in its usual spelling; or ""

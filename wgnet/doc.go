@@ -29,8 +29,9 @@
 // # Configuration
 //
 // A [Config] is what stands in a wg-quick file; [LoadConfig] and [ParseConfig] read one as people really write them, and
-// [Config.MarshalText] writes one. What a file asks of the machine (PostUp, Table, FwMark) is never done: it is in
-// [Config.Warnings]. Keys are types of their own: [PrivateKey] and [PresharedKey] print as "(redacted)" everywhere.
+// [Config.MarshalText] writes one; [ParseToken] and [Config.Token] do the same with one line of text to paste. What a
+// file asks of the machine (PostUp, Table, FwMark) is never done: it is in [Config.Warnings]. Keys are types of their
+// own: [PrivateKey] and [PresharedKey] print as "(redacted)" everywhere.
 //
 // # Lifecycle
 //

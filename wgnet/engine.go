@@ -31,7 +31,7 @@ type engine struct {
 // newEngine makes a device that is down.
 func newEngine(t *tunnel, sockets *outer.Sockets) *engine {
 	e := &engine{bind: sockets.Bind(), ended: make(chan struct{})}
-	e.tun = &tunFacade{Device: t.stack.Device(), tunnel: t, live: make(chan struct{}), closed: make(chan struct{})}
+	e.tun = &tunFacade{Device: t.stack.Device(), tunnel: t, sockets: sockets, live: make(chan struct{}), closed: make(chan struct{})}
 	e.dev = device.NewDevice(e.tun, e.bind, &device.Logger{
 		Verbosef: func(format string, args ...any) {
 			t.verbosef(format, args...)
@@ -110,10 +110,12 @@ func (e *engine) close() {
 	<-e.ended
 }
 
-// tunFacade is the stack's facade for one device. It sees a peer's first packet under new keys.
+// tunFacade is the stack's facade for one device. It sees a peer's first packet under new keys, and tells the sockets what
+// has come through.
 type tunFacade struct {
 	*netstack.Device
-	tunnel *tunnel
+	tunnel  *tunnel
+	sockets *outer.Sockets
 
 	startOnce, closeOnce sync.Once
 	live                 chan struct{} // closed by start
@@ -135,6 +137,7 @@ func (d *tunFacade) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 
 // Write implements tun.Device.
 func (d *tunFacade) Write(bufs [][]byte, offset int) (int, error) {
+	defer d.sockets.Delivered(len(bufs)) // the device lets go of the buffers then
 	if d.tunnel.confirming.Load() > 0 {
 		for _, buf := range bufs {
 			if src, ok := netstack.Source(buf[offset:]); ok {

@@ -112,8 +112,8 @@ type (
 )
 
 // A PrivateKey is the secret half of a host's key pair. It never prints itself: fmt, log/slog, encoding/json and other
-// encoders show "(redacted)". [PrivateKey.Reveal] and [Config.MarshalText] are the only ways out. Keys are compared
-// with ==. The zero value means no key.
+// encoders show "(redacted)". [PrivateKey.Reveal], [Config.MarshalText] and [Config.Token] are the only ways out. Keys are
+// compared with ==. The zero value means no key.
 type PrivateKey struct {
 	private unique.Handle[privateBytes]
 }

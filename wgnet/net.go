@@ -22,6 +22,9 @@ import (
 // each: with them full everything is slower, caches and other peers' packets above all.
 const maxInFlight = 128
 
+// maxBacklog is the same for the way in, where strangers can send what looks like a packet.
+const maxBacklog = 256
+
 // Net is a host on a WireGuard network, inside this process: a tunnel and a TCP/IP stack of its own. It shares nothing
 // with the machine's network but one UDP socket. Make one with [New]; all its methods are safe for concurrent use.
 type Net struct {
@@ -102,7 +105,9 @@ func (n *Net) start() (err error) {
 	cfg, peers := n.config(), n.peers()
 	n.sockets, err = outer.Open(outer.Config{
 		Port: cfg.ListenPort, Control: cfg.Control, ListenPacket: cfg.ListenPacket, Logger: n.log,
-		Sent: func(packets int) { n.stack.Sent(packets) },
+		Sending:    func() { n.stack.Sending() },
+		Sent:       func(packets int) { n.stack.Sent(packets) },
+		MaxBacklog: maxBacklog,
 	})
 	if err != nil {
 		return err

@@ -5,6 +5,7 @@
 //
 //	go run ./internal/bench              # the table, as markdown
 //	go run ./internal/bench -json        # the same as JSON
+//	go run ./internal/bench -weather     # one stream over links with delay and loss, as PERFORMANCE.md has it
 //	go test -bench . ./internal/bench    # single benchmarks, for benchstat
 //
 // The two sides take turns in every round, so that what the machine does meanwhile meets both; the figures are medians
@@ -25,12 +26,17 @@ func main() {
 	length := flag.Duration("time", 2*time.Second, "length of each measurement")
 	asJSON := flag.Bool("json", false, "print JSON instead of a table")
 	only := flag.String("only", "", "measure only what has this in its name")
+	weather := flag.Bool("weather", false, "measure one stream over links with delay and loss instead, in Mbit/s")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		fmt.Fprintf(os.Stderr, "bench: unexpected argument %q; -h lists the flags\n", flag.Arg(0))
 		os.Exit(2)
 	}
-	if err := run(*rounds, *length, *only, *asJSON); err != nil {
+	mode := run
+	if *weather {
+		mode = weatherTables
+	}
+	if err := mode(*rounds, *length, *only, *asJSON); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}

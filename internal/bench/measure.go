@@ -4,14 +4,12 @@ package main
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -41,6 +39,7 @@ var measurements = []measurement{
 	{"8 TCP streams", streams(8, 0)},
 	{"both ways", streams(1, 1)},
 	{"round trip", roundTrips},
+	{"loaded round trip", loadedRoundTrips},
 	{"dials", dials},
 	{"UDP", datagrams},
 	{"idle", idle},
@@ -135,48 +134,6 @@ func transfer(p *pair, n, back int, received *atomic.Int64) (stop func() error, 
 	}, nil
 }
 
-// roundTrips measures one byte there and back on an idle tunnel.
-func roundTrips(open func() (*pair, error), length time.Duration) ([]figure, error) {
-	p, err := open()
-	if err != nil {
-		return nil, err
-	}
-	l, err := p.listen(7)
-	if err != nil {
-		return nil, err
-	}
-	go func() { // ends with its connection
-		if c, err := l.Accept(); err == nil {
-			_, _ = io.Copy(c, c)
-			_ = c.Close()
-		}
-	}()
-	c, err := p.dial(context.Background(), "tcp", net.JoinHostPort(serverAddr.String(), "7"))
-	if err != nil {
-		return nil, err
-	}
-	var times []time.Duration
-	b := make([]byte, 1)
-	for end := time.Now().Add(length); time.Now().Before(end); {
-		begin := time.Now()
-		if _, err := c.Write(b); err != nil {
-			return nil, err
-		}
-		if _, err := io.ReadFull(c, b); err != nil {
-			return nil, err
-		}
-		times = append(times, time.Since(begin))
-	}
-	slices.Sort(times)
-	at := func(q float64) float64 {
-		return float64(times[int(q*float64(len(times)-1))].Nanoseconds()) / 1e3
-	}
-	return []figure{
-		{Name: "round trip, p50", Unit: "us", Value: at(0.5), Less: true},
-		{Name: "round trip, p99", Unit: "us", Value: at(0.99), Less: true},
-	}, errors.Join(c.Close(), l.Close(), p.close())
-}
-
 // dials measures connections made and closed one after the other.
 func dials(open func() (*pair, error), length time.Duration) ([]figure, error) {
 	p, err := open()
@@ -212,90 +169,10 @@ func dials(open func() (*pair, error), length time.Duration) ([]figure, error) {
 	return []figure{{Name: "dials", Unit: "1/s", Value: float64(n) / took.Seconds()}}, errors.Join(l.Close(), p.close())
 }
 
-// datagramSize is the payload of the datagrams in bytes: QUIC's usual one.
-const datagramSize = 1200
-
-// datagrams finds the highest of some rates of datagrams at which less than 1 in 1,000 is lost.
-func datagrams(open func() (*pair, error), length time.Duration) ([]figure, error) {
-	most := 0.0
-	for rate := 20_000; rate <= 640_000; rate = rate * 5 / 4 {
-		sent, got, err := paced(open, rate, length/4)
-		if err != nil {
-			return nil, err
-		}
-		reached := float64(sent) / (length / 4).Seconds()
-		if float64(sent-got) > float64(sent)/1000 || reached < 0.9*float64(rate) {
-			break
-		}
-		most = reached
-	}
-	return []figure{{Name: "UDP without loss, 1,200 bytes", Unit: "1/s", Value: most}}, nil
-}
-
-// paced sends datagrams at a rate and says how many were sent and how many came.
-func paced(open func() (*pair, error), rate int, length time.Duration) (sent, got int64, err error) {
-	p, err := open()
-	if err != nil {
-		return 0, 0, err
-	}
-	pc, err := p.listenPacket(53)
-	if err != nil {
-		return 0, 0, err
-	}
-	c, err := p.dial(context.Background(), "udp", net.JoinHostPort(serverAddr.String(), "53"))
-	if err != nil {
-		return 0, 0, err
-	}
-	var count atomic.Int64
-	done := make(chan struct{})
-	go func() { // ends with its socket, or with the last datagram
-		defer close(done)
-		b := make([]byte, 1<<16)
-		for {
-			n, _, err := pc.ReadFrom(b)
-			if err != nil || n == 1 {
-				return
-			}
-			if n == datagramSize {
-				count.Add(1)
-			}
-		}
-	}()
-	b := make([]byte, datagramSize)
-	begin := time.Now()
-	for time.Since(begin) < length {
-		// As many as are due by now, in bursts of a tenth of a millisecond or what the scheduler makes of it.
-		for due := int64(time.Since(begin).Seconds() * float64(rate)); sent < due; sent++ {
-			binary.BigEndian.PutUint64(b, uint64(sent))
-			if _, err := c.Write(b); err != nil {
-				return 0, 0, err
-			}
-		}
-		time.Sleep(100 * time.Microsecond)
-	}
-	end := time.NewTimer(5 * time.Second)
-	defer end.Stop()
-	for waiting := true; waiting; {
-		if _, err := c.Write(b[:1]); err != nil { // says that this was all, until one gets through
-			return 0, 0, err
-		}
-		select {
-		case <-done:
-			waiting = false
-		case <-end.C:
-			waiting = false
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
-	err = errors.Join(c.Close(), pc.Close())
-	<-done
-	return sent, count.Load(), errors.Join(err, p.close())
-}
-
 // idle measures what pairs cost that do nothing.
 func idle(open func() (*pair, error), _ time.Duration) ([]figure, error) {
 	const pairs = 10
-	heap, goroutines := heapAlloc(), runtime.NumGoroutine()
+	heap, memory, goroutines := heapAlloc(), resident(), runtime.NumGoroutine()
 	var all []*pair
 	for range pairs {
 		p, err := open()
@@ -304,7 +181,7 @@ func idle(open func() (*pair, error), _ time.Duration) ([]figure, error) {
 		}
 		all = append(all, p)
 	}
-	heap, goroutines = heapAlloc()-heap, runtime.NumGoroutine()-goroutines
+	heap, memory, goroutines = heapAlloc()-heap, resident()-memory, runtime.NumGoroutine()-goroutines
 	for _, p := range all {
 		if err := p.close(); err != nil {
 			return nil, err
@@ -312,6 +189,7 @@ func idle(open func() (*pair, error), _ time.Duration) ([]figure, error) {
 	}
 	return []figure{
 		{Name: "idle host with a peer, heap", Unit: "MB", Value: float64(heap) / (2 * pairs) / 1e6, Less: true},
+		{Name: "idle host with a peer, resident", Unit: "MB", Value: float64(memory) / (2 * pairs) / 1e6, Less: true},
 		{Name: "idle host with a peer, goroutines", Value: float64(goroutines) / (2 * pairs), Less: true},
 	}, nil
 }

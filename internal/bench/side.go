@@ -46,16 +46,25 @@ type pair struct {
 }
 
 // newWgnet makes a pair of Nets.
-func newWgnet() (*pair, error) {
+func newWgnet() (*pair, error) { return wgnetPair("127.0.0.1", nil) }
+
+// listenFunc is a transport: see [wgnet.Config].
+type listenFunc = func(ctx context.Context, network, address string) (net.PacketConn, error)
+
+// wgnetPair makes a pair whose server is at host. transports, if not nil, are the client's and the server's.
+func wgnetPair(host string, transports *[2]listenFunc) (*pair, error) {
 	client, server, err := wgnetConfigs()
 	if err != nil {
 		return nil, err
+	}
+	if transports != nil {
+		client.ListenPacket, server.ListenPacket = transports[0], transports[1]
 	}
 	s, err := wgnet.New(server)
 	if err != nil {
 		return nil, err
 	}
-	client.Peers[0].Endpoint = fmt.Sprintf("127.0.0.1:%d", s.ListenPort())
+	client.Peers[0].Endpoint = fmt.Sprintf("%s:%d", host, s.ListenPort())
 	c, err := wgnet.New(client)
 	if err != nil {
 		return nil, errors.Join(err, s.Close())
@@ -82,11 +91,16 @@ func wgnetConfigs() (client, server *wgnet.Config, err error) {
 
 // newUpstream makes a pair of upstream's devices on upstream's stack, as its documentation shows.
 func newUpstream() (*pair, error) {
+	return upstreamPair("127.0.0.1", [2]conn.Bind{conn.NewStdNetBind(), conn.NewStdNetBind()})
+}
+
+// upstreamPair makes a pair whose server is at host, over the client's and the server's bind.
+func upstreamPair(host string, binds [2]conn.Bind) (*pair, error) {
 	clientKey, serverKey, err := newKeys()
 	if err != nil {
 		return nil, err
 	}
-	server, serverNet, err := upstreamHost(serverAddr, fmt.Sprintf("private_key=%x\nlisten_port=0\npublic_key=%x\nallowed_ip=%s/32\n",
+	server, serverNet, err := upstreamHost(serverAddr, binds[1], fmt.Sprintf("private_key=%x\nlisten_port=0\npublic_key=%x\nallowed_ip=%s/32\n",
 		serverKey.Bytes(), clientKey.PublicKey().Bytes(), clientAddr))
 	if err != nil {
 		return nil, err
@@ -95,8 +109,8 @@ func newUpstream() (*pair, error) {
 	if err != nil {
 		return nil, err
 	}
-	client, clientNet, err := upstreamHost(clientAddr, fmt.Sprintf("private_key=%x\nlisten_port=0\npublic_key=%x\nallowed_ip=%s/32\nendpoint=127.0.0.1:%s\n",
-		clientKey.Bytes(), serverKey.PublicKey().Bytes(), serverAddr, port))
+	client, clientNet, err := upstreamHost(clientAddr, binds[0], fmt.Sprintf("private_key=%x\nlisten_port=0\npublic_key=%x\nallowed_ip=%s/32\nendpoint=%s:%s\n",
+		clientKey.Bytes(), serverKey.PublicKey().Bytes(), serverAddr, host, port))
 	if err != nil {
 		return nil, err
 	}
@@ -118,12 +132,12 @@ func newKeys() (a, b *ecdh.PrivateKey, err error) {
 	return a, b, err
 }
 
-func upstreamHost(addr netip.Addr, config string) (*device.Device, *netstack.Net, error) {
+func upstreamHost(addr netip.Addr, bind conn.Bind, config string) (*device.Device, *netstack.Net, error) {
 	tun, tnet, err := netstack.CreateNetTUN([]netip.Addr{addr}, nil, mtu)
 	if err != nil {
 		return nil, nil, err
 	}
-	dev := device.NewDevice(tun, conn.NewStdNetBind(), device.NewLogger(device.LogLevelSilent, ""))
+	dev := device.NewDevice(tun, bind, device.NewLogger(device.LogLevelSilent, ""))
 	if err := dev.IpcSet(config); err != nil {
 		return nil, nil, err
 	}

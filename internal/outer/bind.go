@@ -107,21 +107,18 @@ func (b *bind) Send(bufs [][]byte, to conn.Endpoint) error {
 	if current == nil {
 		return net.ErrClosed
 	}
-	var err error
+	if n := dataMessages(bufs); n > 0 {
+		b.sockets.sending()
+		defer b.sockets.sent(n)
+	}
 	for sock := b.sockets.sock(); ; {
-		err = sock.send(bufs, e, current.done)
+		err := sock.send(bufs, e, current.done)
 		now := b.sockets.sock()
 		if now == sock || !errors.Is(err, net.ErrClosed) {
-			break
+			return err
 		}
 		sock = now // another has taken its place. What goes out twice is a replay to the peer.
 	}
-	if sent := b.sockets.cfg.Sent; sent != nil {
-		if n := dataMessages(bufs); n > 0 {
-			sent(n)
-		}
-	}
-	return err
 }
 
 // A data message is of type 4 and has a header of 16 bytes and a tag of 16; without content it is a keepalive (WireGuard
@@ -134,12 +131,24 @@ const (
 // dataMessages counts the messages that carry a packet.
 func dataMessages(bufs [][]byte) (n int) {
 	for _, b := range bufs {
-		if len(b) > keepaliveLen && b[0] == dataMessage {
+		if isData(b) {
 			n++
 		}
 	}
 	return n
 }
+
+// countData is dataMessages for messages that begin buffers.
+func countData(bufs [][]byte, sizes []int) (n int) {
+	for i, b := range bufs {
+		if isData(b[:sizes[i]]) {
+			n++
+		}
+	}
+	return n
+}
+
+func isData(b []byte) bool { return len(b) > keepaliveLen && b[0] == dataMessage }
 
 // ParseEndpoint implements conn.Bind. s is "ip:port", with a zone for a link-local address.
 func (b *bind) ParseEndpoint(s string) (conn.Endpoint, error) {
@@ -160,6 +169,7 @@ func (r *session) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int,
 	defer s.receiving.Unlock()
 	backOff, ignored := backOffMin, 0
 	for {
+		s.backlog.wait(r.done, s.closed)
 		if isClosed(r.done) || isClosed(s.closed) {
 			return 0, net.ErrClosed
 		}
@@ -167,6 +177,7 @@ func (r *session) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int,
 		n, err := sock.receive(bufs, sizes, eps)
 		switch {
 		case n > 0:
+			s.backlog.add(countData(bufs[:n], sizes))
 			return n, nil
 		case err == nil:
 		case errors.Is(err, os.ErrDeadlineExceeded):

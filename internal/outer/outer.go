@@ -40,9 +40,13 @@ type Config struct {
 	// ListenPacket, if not nil, opens the socket in the place of the system's: as [net.ListenConfig.ListenPacket], with
 	// "udp" and ":port". Control is not called then.
 	ListenPacket func(ctx context.Context, network, address string) (net.PacketConn, error)
-	// Sent, if not nil, is told how many data messages each Send of a facade has let go, whether they got away or not.
-	// It must not block.
-	Sent func(n int)
+	// Sending and Sent, if not nil, are called before and after each Send of a facade that has data messages; Sent with
+	// their number, whether they got away or not. They must not block.
+	Sending func()
+	Sent    func(n int)
+	// MaxBacklog, if not 0, bounds the data messages that receive functions have returned and [Sockets.Delivered] was not
+	// told of. A batch may pass it.
+	MaxBacklog int
 	// Logger gets the network errors that are waited out, at a bounded rate. nil discards.
 	Logger *slog.Logger
 }
@@ -51,11 +55,14 @@ type Config struct {
 type Sockets struct {
 	cfg     Config
 	log     *slog.Logger
+	sending func()
+	sent    func(n int)
 	batch   int                    // of the first socket: a device never learns of another
 	current atomic.Pointer[active] // stored under mu
 	closed  chan struct{}          // closed by Close
 	close   func() error           // runs once
 	failure logLimit               // receive errors
+	backlog *backlog
 
 	// receiving serializes the receive functions of successive facades. It guards the sockets' receive state.
 	receiving sync.Mutex
@@ -103,8 +110,17 @@ func openSocket(cfg Config) (socket, error) {
 
 // newSockets takes over sock.
 func newSockets(sock socket, cfg Config) *Sockets {
-	s := &Sockets{cfg: cfg, log: logger(cfg.Logger), batch: sock.batchSize(), closed: make(chan struct{})}
+	s := &Sockets{
+		cfg: cfg, log: logger(cfg.Logger), sending: cfg.Sending, sent: cfg.Sent, batch: sock.batchSize(), closed: make(chan struct{}),
+		backlog: newBacklog(cfg.MaxBacklog),
+	}
 	s.current.Store(&active{sock, sock.port()})
+	if s.sending == nil {
+		s.sending = func() {}
+	}
+	if s.sent == nil {
+		s.sent = func(int) {}
+	}
 	s.close = sync.OnceValue(func() error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -119,6 +135,10 @@ func (s *Sockets) sock() *active { return s.current.Load() }
 
 // Port returns the UDP port, also after Close.
 func (s *Sockets) Port() uint16 { return s.sock().localPort }
+
+// Delivered says that the device has made packets of n data messages: see [Config.MaxBacklog]. What it has dropped need
+// not be told: after a millisecond with nothing delivered there is room again.
+func (s *Sockets) Delivered(n int) { s.backlog.remove(n) }
 
 // Bind returns a facade for one device. Its Open takes over the sockets as they are and ignores its port argument;
 // it fails with [conn.ErrBindAlreadyOpen] while another facade is open, and with [net.ErrClosed] after
