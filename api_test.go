@@ -22,8 +22,10 @@ func TestNoForeignTypes(t *testing.T) {
 	if _, err := os.Stat("wgnet"); errors.Is(err, fs.ErrNotExist) {
 		t.Skip("there is no package wgnet yet")
 	}
-	for _, complaint := range foreignTypes(loadPackage(t, module+"/wgnet")) {
-		t.Errorf("%s: hide it behind a type of ours or of the standard library", complaint)
+	for _, public := range []string{"/wgnet", "/wgnet/wgnettest"} {
+		for _, complaint := range foreignTypes(loadPackage(t, module+public)) {
+			t.Errorf("%s: hide it behind a type of ours or of the standard library", complaint)
+		}
 	}
 }
 

@@ -44,6 +44,10 @@ type Options struct {
 	MTU        int      // of the tunnel; 0: 1420
 	DNS        []string // IPs of the name servers inside the tunnel that DialContext asks for names; nil: none
 
+	// ListenPacket opens the peer's transport in the place of the UDP sockets, as net.ListenConfig.ListenPacket does; nil:
+	// UDP. It is called with "udp" and ":port", again after a restart. Endpoint says nothing of it.
+	ListenPacket func(ctx context.Context, network, address string) (net.PacketConn, error)
+
 	// Logf gets the device's log, line by line, from any goroutine; nil discards it.
 	Logf func(format string, args ...any)
 }
@@ -210,7 +214,11 @@ func (p *Peer) start() error {
 	}
 	r := &run{tun: t, routines: newRoutines()}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
-	r.dev = device.NewDevice(t, conn.NewStdNetBind(), r.routines.logger(p.opts.Logf))
+	bind := conn.NewStdNetBind()
+	if p.opts.ListenPacket != nil {
+		bind = &packetBind{listen: p.opts.ListenPacket}
+	}
+	r.dev = device.NewDevice(t, bind, r.routines.logger(p.opts.Logf))
 
 	var uapi strings.Builder
 	fmt.Fprintf(&uapi, "private_key=%s\nlisten_port=%d\n", p.opts.PrivateKey.hex(), p.port)
