@@ -22,9 +22,9 @@ func sysError(call string, err tcpip.Error) error {
 		return io.EOF
 	case *tcpip.ErrConnectionRefused:
 		return os.NewSyscallError(call, syscall.ECONNREFUSED)
-	case *tcpip.ErrConnectionReset:
+	case *tcpip.ErrConnectionReset, *tcpip.ErrAborted: // the latter is a reset of our own: see Stack.reset
 		return os.NewSyscallError(call, syscall.ECONNRESET)
-	case *tcpip.ErrConnectionAborted, *tcpip.ErrAborted:
+	case *tcpip.ErrConnectionAborted:
 		return os.NewSyscallError(call, syscall.ECONNABORTED)
 	case *tcpip.ErrClosedForSend:
 		return os.NewSyscallError(call, syscall.EPIPE)

@@ -36,17 +36,19 @@ type link struct {
 	silence *silenceWatch
 	routes  *atomic.Pointer[routeTable]
 	begin   time.Time // where the link's time begins
-	// needSession is Config.NeedSession, maxInFlight Config.MaxInFlight.
+	// needSession is Config.NeedSession, reads Config.Read, maxInFlight Config.MaxInFlight.
 	needSession func(PeerID)
+	reads       func(PeerID, int)
 	maxInFlight int
 	// endpoints are gVisor's for IPv4 and IPv6 on this link. Set once, before the first packet.
 	endpoints map[tcpip.NetworkProtocolNumber]stack.NetworkEndpoint
 	// sending counts the sends under way: while there is one, it may just be slow.
 	sending atomic.Int32
 
-	// readMu guards reading and segmenter, and lets one device's reader at a time copy. Lock order: readMu, mu.
+	// readMu guards reading, readingOf and segmenter, and lets one device's reader at a time copy. Lock order: readMu, mu.
 	readMu    sync.Mutex
 	reading   fifo[*stack.PacketBuffer] // taken out of a queue and not written yet
+	readingOf PeerID                    // whose queue that was
 	segmenter segmenter
 
 	mu         sync.Mutex // guards what follows
@@ -66,7 +68,8 @@ type link struct {
 func newLink(s *Stack, cfg Config) *link {
 	return &link{
 		mtu: uint32(cfg.MTU), ended: make(chan struct{}), wake: make(chan struct{}, 1), silence: s.silence, routes: &s.routes,
-		begin: time.Now(), needSession: cfg.NeedSession, maxInFlight: cfg.MaxInFlight, queues: map[PeerID]*peerQueue{},
+		begin: time.Now(), needSession: cfg.NeedSession, reads: cfg.Read, maxInFlight: cfg.MaxInFlight,
+		queues:    map[PeerID]*peerQueue{},
 		endpoints: map[tcpip.NetworkProtocolNumber]stack.NetworkEndpoint{},
 	}
 }
@@ -296,10 +299,15 @@ func (l *link) take(bufs [][]byte, sizes []int, offset int) (n int, pause time.D
 	if pause := l.full(); pause > 0 {
 		return 0, pause
 	}
+	counted := 0 // of the n packets
 	for n < len(bufs) {
 		if !l.segmenter.busy() {
-			if l.reading.len() == 0 && !l.refill(len(bufs)-n) {
-				break
+			if l.reading.len() == 0 {
+				l.count(n - counted)
+				counted = n
+				if !l.refill(len(bufs) - n) {
+					break
+				}
 			}
 			l.segmenter.start(l.reading.pop())
 		}
@@ -308,6 +316,7 @@ func (l *link) take(bufs [][]byte, sizes []int, offset int) (n int, pause time.D
 			n++
 		}
 	}
+	l.count(n - counted)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.taken = l.reading.len() > 0 || l.segmenter.busy()
@@ -317,6 +326,13 @@ func (l *link) take(bufs [][]byte, sizes []int, offset int) (n int, pause time.D
 	}
 	l.checkIdleLocked()
 	return n, 0
+}
+
+// count tells of n packets that were read, to the peer whose they are. The caller holds l.readMu.
+func (l *link) count(n int) {
+	if n > 0 && l.reads != nil {
+		l.reads(l.readingOf, n)
+	}
 }
 
 // refill moves packets of the peer whose turn it is into reading, which is empty: enough for n packets of the link's MTU
@@ -331,7 +347,7 @@ func (l *link) refill(n int) bool {
 			pkt := q.pop()
 			n -= packetsIn(pkt)
 			l.reading.push(pkt)
-			l.taken = true
+			l.readingOf, l.taken = q.peer, true
 		}
 		l.offerLocked(q, false)
 	}

@@ -245,6 +245,41 @@ func TestLastPackets(t *testing.T) {
 	}
 }
 
+// Each packet that is read counts as its peer's, also when packets of several come in one read.
+func TestReadCounts(t *testing.T) {
+	read := map[netstack.PeerID]int{} // by the reader's goroutine, this one
+	s := newStack(t, netstack.Config{
+		Addresses: prefixes("10.0.0.1/24"), MTU: 1280, Read: func(peer netstack.PeerID, packets int) { read[peer] += packets },
+	})
+	s.SetRoutes([]netstack.Route{
+		{Prefix: netip.MustParsePrefix("10.0.0.2/32"), Peer: 5}, {Prefix: netip.MustParsePrefix("10.0.0.3/32"), Peer: 6},
+	})
+	pc := listenAt(t, s, addrA4)
+	for i, size := range []int{100, 100, 4000, 100} { // 4,008 bytes are four fragments of 1,256 at most
+		to := netip.AddrFrom4([4]byte{10, 0, 0, byte(2 + i%2)})
+		if _, err := pc.WriteToUDPAddrPort(make([]byte, size), netip.AddrPortFrom(to, 9)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d := s.Device()
+	for _, step := range []struct{ buffers, peer5, peer6 int }{{1, 1, 0}, {3, 2, 2}, {3, 5, 2}} {
+		bufs, sizes := make([][]byte, step.buffers), make([]int, step.buffers)
+		for i := range bufs {
+			bufs[i] = make([]byte, 2000)
+		}
+		for got := 0; got < step.buffers; {
+			n, err := d.Read(bufs[got:], sizes[got:], 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got += n
+		}
+		if read[5] != step.peer5 || read[6] != step.peer6 {
+			t.Errorf("%v after %d more packets, want %d to peer 5 and %d to peer 6", read, step.buffers, step.peer5, step.peer6)
+		}
+	}
+}
+
 // The way of a datagram out of the stack, and of its answer into it.
 func BenchmarkUDP(b *testing.B) {
 	s := newStack(b, netstack.Config{Addresses: prefixes("10.0.0.1/24")})

@@ -119,7 +119,7 @@ func (s *Stack) ping(ctx context.Context, dst netip.Addr, seq uint16, size int) 
 		case <-ctx.Done():
 			return EchoReply{}, &contextError{ctx.Err()}
 		case <-dial.lost:
-			return EchoReply{}, os.NewSyscallError("recvfrom", syscall.ENETUNREACH)
+			return EchoReply{}, s.lostRoute("recvfrom", dst)
 		case <-s.done:
 			return EchoReply{}, net.ErrClosed
 		}

@@ -37,7 +37,7 @@ func TestNoRoute(t *testing.T) {
 			t.Errorf("PeerFor(%s) = %d", to.Addr(), peer)
 		}
 	}
-	// A connected socket notices that its route goes, and that it comes back.
+	// A connected socket ends with its route; one that is not connected sends again when there is another.
 	c := must[*netstack.UDPConn](t)(a.DialUDP(ctx, "udp", netip.AddrPort{}, netip.AddrPortFrom(addrB4, 9)))
 	defer c.Close()
 	a.SetRoutes(nil)
@@ -45,8 +45,11 @@ func TestNoRoute(t *testing.T) {
 		t.Errorf("Write without a route: %v", err)
 	}
 	a.SetRoutes([]netstack.Route{{Prefix: netip.MustParsePrefix("0.0.0.0/0")}})
-	if _, err := c.Write([]byte("x")); err != nil {
+	if _, err := c.Write([]byte("x")); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("Write with a route again: %v", err)
+	}
+	if _, err := pc.WriteToUDPAddrPort([]byte("x"), netip.AddrPortFrom(addrB4, 9)); err != nil {
+		t.Errorf("WriteTo with a route again: %v", err)
 	}
 	if n := a.LinkQueue(); n.Datagram != 1 || n.Stream+n.Ack+n.Control != 0 {
 		t.Errorf("packets without a route: %+v", n)

@@ -290,7 +290,7 @@ func answers(packet []byte, held *stack.PacketBuffer) bool {
 		proto, payload = h.TransportProtocol(), packet[h.HeaderLength():]
 	case header.IPv6Version:
 		h := header.IPv6(packet)
-		proto, payload = h.TransportProtocol(), packet[header.IPv6MinimumSize:]
+		proto, payload = tcpip.TransportProtocolNumber(h.NextHeader()), packet[header.IPv6MinimumSize:]
 	}
 	if len(payload) < header.ICMPv4MinimumSize { // that of ICMPv6 is the same, and TCP's is larger
 		return false

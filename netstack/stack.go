@@ -70,6 +70,8 @@ type Config struct {
 	// is a session with it, and for 90 s at most. It is called while packets wait, once a second for each peer and after
 	// each SetSession, without a lock held, from the goroutine that reads the [Device].
 	NeedSession func(PeerID)
+	// Read, if not nil, is told how many packets to a peer a Device.Read returns. It must not block.
+	Read func(peer PeerID, packets int)
 	// MaxInFlight, if not 0, bounds the packets that Device.Read has returned and [Stack.Sent] was not told of. A batch
 	// may pass it.
 	MaxInFlight int
@@ -89,7 +91,9 @@ type Stack struct {
 	closeOnce sync.Once
 	done      chan struct{} // closed when Close begins
 
-	mu     sync.Mutex // guards dials and claims, and orders SetRoutes
+	addressMu sync.Mutex // held by SetAddresses. Lock order: addressMu, mu.
+
+	mu     sync.Mutex // guards dials and claims, and orders changes of routes
 	dials  map[*pendingDial]struct{}
 	claims map[*claim]struct{} // of the listeners
 }
@@ -98,7 +102,7 @@ type Stack struct {
 type pendingDial struct {
 	dst      netip.Addr
 	lostOnce sync.Once
-	lost     chan struct{} // closed when no peer serves dst any more
+	lost     chan struct{} // closed when dst is not the same peer's any more
 }
 
 // New makes a stack. It fails if the configuration is not one that a host can have, and leaves nothing behind then.
@@ -229,23 +233,6 @@ func tcpSettings() tcptune.Settings {
 
 // Device returns a new facade for a WireGuard device: see [Device].
 func (s *Stack) Device() *Device { return newDevice(s) }
-
-// SetRoutes says which peer serves which addresses. Dials and datagrams to an address that no peer serves fail at
-// once with ENETUNREACH; dials that are under way to such an address end with it. Before the first call, every
-// address is peer 0's. Of two equal prefixes the last one counts.
-func (s *Stack) SetRoutes(routes []Route) {
-	table := newRouteTable(routes)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.routes.Store(table)
-	for d := range s.dials {
-		if !s.reachable(d.dst) {
-			d.lostOnce.Do(func() { close(d.lost) })
-		}
-	}
-	s.silence.retain(routes)
-	s.link.retain(routes)
-}
 
 // PeerFor returns the peer that serves addr. It reports false for the stack's own addresses, the loopback's, and
 // those that no peer serves.

@@ -127,7 +127,7 @@ func (c *TCPConn) cause(err tcpip.Error) tcpip.Error {
 	}
 	var nothing tcpip.SliceWriter
 	switch _, cause := c.ep.Read(&nothing, tcpip.ReadOptions{Peek: true}); cause.(type) {
-	case *tcpip.ErrConnectionReset, *tcpip.ErrTimeout:
+	case *tcpip.ErrConnectionReset, *tcpip.ErrAborted, *tcpip.ErrTimeout:
 		return cause
 	}
 	return err

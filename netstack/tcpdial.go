@@ -59,6 +59,14 @@ func (s *Stack) dialTCP(ctx context.Context, network string, laddr, raddr netip.
 	return newTCPConn(s, network, ep, wq, raddr)
 }
 
+// lostRoute is the error of what waits for an address that was taken from the peer that served it.
+func (s *Stack) lostRoute(call string, dst netip.Addr) error {
+	if s.reachable(dst) {
+		return os.NewSyscallError(call, syscall.ECONNRESET) // another peer's now, as what is connected learns too
+	}
+	return os.NewSyscallError(call, syscall.ENETUNREACH)
+}
+
 // bindAddress returns what a socket has to be bound to before it connects to dst, or the zero AddrPort for nothing: it
 // is bound only when there is a need, since gVisor gives a bound socket a port of its own, whatever the destination.
 // It is never bound to a wildcard: gVisor would forget to give the port back.
@@ -99,6 +107,9 @@ func (s *Stack) connect(ctx context.Context, ep tcpip.Endpoint, wq *waiter.Queue
 		switch state := tcp.EndpointState(ep.State()); state {
 		case tcp.StateConnecting, tcp.StateSynSent, tcp.StateSynRecv:
 		case tcp.StateError, tcp.StateClose:
+			if isClosed(dial.lost) {
+				return s.lostRoute("connect", raddr.Addr())
+			}
 			if err := ep.LastError(); err != nil {
 				return s.failed("connect", err)
 			}
@@ -111,7 +122,7 @@ func (s *Stack) connect(ctx context.Context, ep tcpip.Endpoint, wq *waiter.Queue
 		case <-ctx.Done():
 			return &contextError{ctx.Err()}
 		case <-dial.lost:
-			return os.NewSyscallError("connect", syscall.ENETUNREACH)
+			return s.lostRoute("connect", raddr.Addr())
 		case <-s.done:
 			return net.ErrClosed
 		}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/transport"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 	"gvisor.dev/gvisor/pkg/waiter"
 )
@@ -108,7 +109,7 @@ func (c *UDPConn) Read(b []byte) (int, error) {
 		return 0, nil
 	}
 	res, err := c.receive(b, tcpip.ReadOptions{})
-	return res.Count, c.opError("read", c.remote, err)
+	return res.Count, c.opError("read", c.remote, c.cause(err))
 }
 
 // ReadFrom implements [net.PacketConn]: one datagram, of which what does not fit into b is lost, and its sender, a
@@ -125,7 +126,7 @@ func (c *UDPConn) ReadFrom(b []byte) (int, net.Addr, error) {
 func (c *UDPConn) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) {
 	res, err := c.receive(b, tcpip.ReadOptions{NeedRemoteAddr: true})
 	if err != nil {
-		return 0, netip.AddrPort{}, c.opError("read", c.remote, err)
+		return 0, netip.AddrPort{}, c.opError("read", c.remote, c.cause(err))
 	}
 	return res.Count, addrPort(res.RemoteAddr), nil
 }
@@ -218,13 +219,21 @@ func (c *UDPConn) send(b []byte, to netip.AddrPort) (int, error) {
 				return int(n), nil
 			}
 			if _, full := err.(*tcpip.ErrWouldBlock); !full {
-				return 0, c.opError("write", to, c.failed("sendto", err))
+				return 0, c.opError("write", to, c.cause(c.failed("sendto", err)))
 			}
 		}
 		if err := c.await(&c.write, room); err != nil {
 			return 0, c.opError("write", to, err)
 		}
 	}
+}
+
+// cause is why a call failed on a socket that gVisor has closed and the program has not: see Stack.reset.
+func (c *UDPConn) cause(err error) error {
+	if err != nil && !c.ended() && transport.DatagramEndpointState(c.ep.State()) == transport.DatagramEndpointStateClosed {
+		return os.NewSyscallError("recvfrom", syscall.ECONNRESET)
+	}
+	return err
 }
 
 // Close implements [net.Conn]. Blocked calls return [net.ErrClosed], and so does a second Close.

@@ -252,7 +252,7 @@ func TestCloseIsQuiet(t *testing.T) {
 			mu.Lock()
 			defer mu.Unlock()
 			return log.Write(b)
-		}), nil))
+		}), &slog.HandlerOptions{Level: slog.LevelWarn}))
 	})
 	closeUnderLoad(t, 0, n, floodEnd{
 		func(_, address string) (net.Listener, error) { return up.Listen(address) },

@@ -285,7 +285,7 @@ func TestCloseFromLogger(t *testing.T) {
 	var once sync.Once
 	cfg := newConfig("10.0.0.1/24")
 	cfg.Logger = slog.New(slog.NewTextHandler(writerFunc(func(b []byte) (int, error) {
-		if bytes.Contains(b, []byte("Sending handshake initiation")) {
+		if bytes.Contains(b, []byte("handshake initiation sent")) {
 			once.Do(func() {
 				go func() { closeNet(t, <-made) }() // ends with Close, for which the test waits
 			})

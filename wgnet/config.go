@@ -76,7 +76,10 @@ type Config struct {
 
 	// The fields below are not part of the file.
 
-	// Logger gets what the tunnel has to say. nil discards it.
+	// Logger gets what the tunnel has to say: at level Info a story that a person can follow (peers up, down and why,
+	// endpoints that moved), at Warn trouble, at Debug the protocol. No key but public ones is in it. Its handler runs in
+	// one goroutine of its own and holds up nobody but Close; when it falls 512 lines behind, lines are lost, and counted.
+	// nil discards everything.
 	Logger *slog.Logger `json:"-"`
 
 	// Control is called for each outer UDP socket after it is made and before it is bound, as the field of the same
@@ -84,8 +87,8 @@ type Config struct {
 	Control func(network, address string, c syscall.RawConn) error `json:"-"`
 
 	// ListenPacket opens the tunnel's transport in the place of a UDP socket, as [net.ListenConfig.ListenPacket] does: an
-	// in-memory, obfuscated, proxied or recorded network. It is called once, by New, with network "udp" and the listen
-	// port after a colon. The conn's addresses are UDP addresses, its Close ends what waits in it, and the Net closes
+	// in-memory, obfuscated, proxied or recorded network. It is called by New, and by Apply for another port,
+	// with network "udp" and the listen port after a colon. The conn's addresses are UDP addresses, its Close ends what waits in it, and the Net closes
 	// it. nil opens a UDP socket. Control is not called for it.
 	//
 	// A conn with the methods ReadFromUDPAddrPort and WriteToUDPAddrPort of [net.UDPConn] spares allocations. One with
@@ -142,16 +145,30 @@ func (c *Config) Clone() *Config {
 	d.SearchDomains = slices.Clone(c.SearchDomains)
 	d.Peers = slices.Clone(c.Peers)
 	for i := range d.Peers {
-		d.Peers[i].AllowedIPs = slices.Clone(d.Peers[i].AllowedIPs)
+		d.Peers[i] = d.Peers[i].clone()
 	}
 	d.warnings = slices.Clone(c.warnings)
 	return &d
+}
+
+// mtu is the MTU that the field means.
+func (c *Config) mtu() int {
+	if c.MTU == 0 {
+		return DefaultMTU
+	}
+	return c.MTU
 }
 
 // Warnings returns what [ParseConfig] or [LoadConfig] found that is no error but that a person should know: keys that
 // are for other programs, a key file that others can read, prefixes that were put right. It is nil for a Config made by
 // hand.
 func (c *Config) Warnings() []Warning { return slices.Clone(c.warnings) }
+
+func (p *PeerConfig) clone() PeerConfig {
+	q := *p
+	q.AllowedIPs = slices.Clone(p.AllowedIPs)
+	return q
+}
 
 // label names the peer for a person: its name, or the beginning of its key.
 func (p *PeerConfig) label() string {

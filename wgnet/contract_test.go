@@ -3,6 +3,9 @@
 package wgnet
 
 import (
+	"go/ast"
+	goparser "go/parser"
+	"go/token"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -18,7 +21,10 @@ import (
 	"golang.zx2c4.com/wireguard/device"
 )
 
-var peerEvents = []string{logInitiation, logResponse, logPeerInitiation, logKeepalive}
+var peerEvents = []string{
+	logInitiation, logResponse, logOurResponse, logPeerInitiation, logKeepalive, logDisallowed4, logDisallowed6,
+	logBadVersion,
+}
 
 // What we understand of the device's log are literals in the source of the version that go.mod names.
 func TestDeviceLogFormats(t *testing.T) {
@@ -41,13 +47,66 @@ func TestDeviceLogFormats(t *testing.T) {
 		}
 		source.Write(text)
 	}
+	checkFormats(t, files)
 	for _, format := range peerEvents {
 		if !strings.Contains(source.String(), "Verbosef("+strconv.Quote(format)+", peer)") {
 			t.Errorf("the device does not log %q with its peer", format)
 		}
 	}
-	if !strings.Contains(source.String(), "Verbosef("+strconv.Quote(logReceive)+", recvName)") {
-		t.Errorf("the device does not log %q", logReceive)
+	for format, args := range map[string]string{
+		logReceive: ", recvName)", logGivingUp: ", peer, MaxTimerHandshakes+2)", logBadResponse: ", elem.endpoint.DstToString())",
+	} {
+		if !strings.Contains(source.String(), "Verbosef("+strconv.Quote(format)+args) {
+			t.Errorf("the device does not log %q with %q", format, args)
+		}
+	}
+}
+
+// checkFormats finds the calls of the device's logger, and compares their formats with what we understand.
+func checkFormats(t *testing.T, files []string) {
+	formats := map[string]int{} // the number of arguments
+	for _, f := range files {
+		if strings.HasSuffix(f, "_test.go") {
+			continue
+		}
+		file, err := goparser.ParseFile(token.NewFileSet(), f, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok || len(call.Args) == 0 {
+				return true
+			}
+			method, ok := call.Fun.(*ast.SelectorExpr)
+			if !ok || method.Sel.Name != "Verbosef" && method.Sel.Name != "Errorf" {
+				return true
+			}
+			if of, ok := method.X.(*ast.SelectorExpr); !ok || of.Sel.Name != "log" {
+				return true // fmt.Errorf
+			}
+			if literal, ok := call.Args[0].(*ast.BasicLit); ok {
+				format, err := strconv.Unquote(literal.Value)
+				if err != nil {
+					t.Fatal(err)
+				}
+				formats[format] = len(call.Args) - 1
+			}
+			return true
+		})
+	}
+	for format := range formats {
+		if !understood(format) {
+			t.Errorf("the device logs %q, which is in no list of ours", format)
+		}
+	}
+	for format, line := range deviceLines {
+		switch args, ok := formats[format]; {
+		case !ok:
+			t.Errorf("the device does not log %q any more", format)
+		case args != len(line.attrs):
+			t.Errorf("the device logs %q with %d arguments, we name %d", format, args, len(line.attrs))
+		}
 	}
 }
 
@@ -143,7 +202,7 @@ func TestDeviceLog(t *testing.T) {
 		p := newPeerTable([]PeerConfig{{
 			PublicKey: other.key.Public(), AllowedIPs: []netip.Prefix{netip.MustParsePrefix(addrs[1-i] + "/32")},
 			Endpoint: "127.0.0.1:" + strconv.Itoa(int(other.outer.Port())),
-		}})
+		}}, nil)
 		if err := h.dev.IpcSet(uapiPeers(p.all)); err != nil {
 			t.Fatal(err)
 		}

@@ -131,7 +131,7 @@ func (n *Net) peerFor(addr netip.Addr) *peer {
 	if !ok {
 		return nil
 	}
-	return n.peers.all[id]
+	return n.peers().byID[id]
 }
 
 // mute is the error for a peer that nothing can be sent to, and nothing but the peer's own first word will change that.

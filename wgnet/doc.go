@@ -42,6 +42,12 @@
 // A peer that restarts is noticed when it owes an answer for half a second: a new handshake begins then, well before
 // WireGuard's own 15 s, so connections to it work again within a second.
 //
+// # A network that changes
+//
+// [Net.AddPeer], [Net.UpdatePeer] and [Net.RemovePeer] change one peer. [Net.Apply] turns the Net into what a whole
+// Config says: other peers, another key, other addresses, another port. It is all or nothing, and touches what differs
+// only. Connections to a peer that is removed, and on an address that goes, are reset.
+//
 // # Names
 //
 // A host to dial is an IP address, localhost, the name of a peer ([PeerConfig.Name]), or a name that the servers in
@@ -53,12 +59,19 @@
 //
 // WireGuard is silent by design: a wrong key, a closed port and a firewall look alike. A dial or ping that times out
 // says what the tunnel knows: which peer, at which endpoint, how many handshakes went unanswered, or that the tunnel is
-// up and the host behind it is silent. A dial to an address that is in no peer's AllowedIPs fails at once. [Config.Logger]
-// hears the rest, at the levels Warn and Debug.
+// up and the host behind it is silent. A dial to an address that is in no peer's AllowedIPs fails at once.
+//
+// # What is going on
+//
+// [Net.Status] is a snapshot: for each peer its state, endpoint, last handshake and counters. It prints as `wg show` does
+// and marshals to JSON, with no secret in it. [Net.Events] tells of peers that come up, go down, move or are not to be
+// reached. [Config.Logger] hears the same story at level Info, trouble at Warn, and the protocol at Debug; what strangers
+// can cause is logged once in ten seconds at most. None of them can know whether a handshake initiation arrived, which of
+// a wrong key, a firewall or a clock kept the other side silent, or whether a peer is still there between two packets.
 //
 // # Limits
 //
-// An idle Net costs about 17 goroutines and two or three MB; a peer 28 KB and two goroutines; an idle connection 5 KB;
+// An idle Net costs about 18 goroutines and two or three MB; a peer 28 KB and two goroutines; an idle connection 5 KB;
 // a closed one in TIME_WAIT 7 to 8 KB for a minute, of which there are at most 4,096. What was in the queues of a Net that
 // is closed under load, some 15 MB, is free after three garbage collections. Datagrams of up to 65,507 bytes pass whole.
 // Multicast and broadcast do not exist inside a tunnel.

@@ -56,6 +56,25 @@ func serve(l net.Listener) {
 	}
 }
 
+// What happens to the peers, and how things stand then.
+func ExampleNet_Events() {
+	alice, bob := network()
+	defer alice.Close()
+	defer bob.Close()
+
+	events := bob.Events(context.Background()) // from now on
+	for e := range events {
+		fmt.Println(e.Kind, e.Peer)
+		break
+	}
+	for _, p := range bob.Status().Peers {
+		fmt.Println(p.Name, p.Session, p.AllowedIPs)
+	}
+	// Output:
+	// peer up alice
+	// alice up [10.0.0.1/32]
+}
+
 // An HTTP server and an HTTP client take a Net as they take the machine's network.
 func ExampleNet() {
 	alice, bob := network() // each with wgnet.New

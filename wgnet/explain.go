@@ -72,11 +72,16 @@ func (n *Net) noRoute(p *peer, addr netip.Addr) string {
 	return ""
 }
 
+// noAnswer says in words what is known of a peer, to someone who waits for addr, or for nobody if that is not valid.
 func (n *Net) noAnswer(p *peer, addr netip.Addr) string {
 	if age, ok := n.tunnel.sessionAge(p); ok {
 		silent := ""
 		if addr.IsValid() {
 			silent = fmt.Sprintf(", %s does not answer", addr)
+		}
+		// One may be under way just now.
+		if attempts := p.attempts.Load(); attempts > 1 {
+			silent = fmt.Sprintf(", no answer to %d handshakes since", attempts) + silent
 		}
 		return fmt.Sprintf("the tunnel to peer %s is up (last handshake %s ago)%s", p.label(), age.Round(time.Second), silent)
 	}
@@ -84,12 +89,9 @@ func (n *Net) noAnswer(p *peer, addr netip.Addr) string {
 		return fmt.Sprintf("peer %s began a handshake and did not take our answer: check the preshared keys, and what keeps "+
 			"our packets from it", p.label())
 	}
-	at := ""
+	at := p.where()
 	switch e := p.endpoint.Load(); {
-	case e != nil && p.Endpoint == e.addr.String():
-		at = " at " + p.Endpoint
-	case e != nil && e.addr.IsValid():
-		at = fmt.Sprintf(" at %s (%s)", p.Endpoint, e.addr)
+	case at != "":
 	case p.heard.Load(): // from an address that the device knows
 	case p.Endpoint == "":
 		return neverHeard(p.label())
@@ -101,11 +103,35 @@ func (n *Net) noAnswer(p *peer, addr netip.Addr) string {
 	handshakes := "1 handshake"
 	switch attempts := p.attempts.Load(); attempts {
 	case 0:
+		if completed := p.observed.completed.Load(); completed != 0 {
+			return fmt.Sprintf("no session with peer %s%s any more: the last handshake was %s ago", p.label(), at,
+				time.Duration(n.tunnel.now()-completed).Round(time.Second))
+		}
 		return fmt.Sprintf("no session with peer %s%s yet", p.label(), at)
 	case 1:
 	default:
 		handshakes = fmt.Sprintf("%d handshakes", attempts)
 	}
+	// On a long path, greetings have been repeated before the answers come, and only the last answer can be read.
+	if p.observed.unreadable.Load() > uint32(len(greetings)) {
+		return fmt.Sprintf("peer %s%s answered our handshake, or somebody in its place, and not with what we can read: "+
+			"check that both sides have the same preshared key, or none", p.label(), at)
+	}
 	return fmt.Sprintf("no answer from peer %s%s to %s: check its address and port, both sides' keys, firewalls and clocks",
 		p.label(), at, handshakes)
+}
+
+// where is the peer's endpoint, for a text: " at " and its address, after the name that it was found by, or nothing.
+func (p *peer) where() string {
+	addr, ok := p.inUse()
+	if e := p.endpoint.Load(); !ok && e != nil {
+		addr = e.addr
+	}
+	if !addr.IsValid() {
+		return ""
+	}
+	if _, err := netip.ParseAddrPort(p.Endpoint); err != nil && p.Endpoint != "" {
+		return fmt.Sprintf(" at %s (%s)", p.Endpoint, addr)
+	}
+	return " at " + addr.String()
 }

@@ -27,7 +27,7 @@ const resolutionDelay = 50 * time.Millisecond
 //
 // Every error is a [*net.DNSError].
 func (n *Net) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
-	return n.lookupNetIP(ctx, n.resolver, network, host)
+	return n.lookupNetIP(ctx, n.resolver(), network, host)
 }
 
 func (n *Net) lookupNetIP(ctx context.Context, r resolver.Client, network, host string) ([]netip.Addr, error) {
@@ -54,13 +54,15 @@ func (n *Net) LookupHost(ctx context.Context, host string) ([]string, error) {
 
 // LookupTXT returns a name's TXT records, as [net.Resolver.LookupTXT] does, from the Net's DNS servers.
 func (n *Net) LookupTXT(ctx context.Context, name string) ([]string, error) {
-	texts, err := n.resolver.LookupTXT(ctx, name)
+	r := n.resolver()
+	texts, err := r.LookupTXT(ctx, name)
 	return texts, n.lookupError(name, err)
 }
 
 // LookupSRV returns the SRV records of a service, as [net.Resolver.LookupSRV] does, from the Net's DNS servers.
 func (n *Net) LookupSRV(ctx context.Context, service, proto, name string) (string, []*net.SRV, error) {
-	cname, records, err := n.resolver.LookupSRV(ctx, service, proto, name)
+	r := n.resolver()
+	cname, records, err := r.LookupSRV(ctx, service, proto, name)
 	return cname, records, n.lookupError(name, err)
 }
 
@@ -94,7 +96,7 @@ func (n *Net) lookupError(name string, err error) error {
 
 // lookupLocal answers for the names that no server is asked for. known says whether host is one.
 func (n *Net) lookupLocal(network, host string) (addrs []netip.Addr, known bool, err error) {
-	p := n.peers.lookup(host)
+	p := n.peers().lookup(host)
 	switch {
 	case n.ctx.Err() != nil:
 		return nil, true, n.lookupError(host, net.ErrClosed)
@@ -128,7 +130,7 @@ func (n *Net) dialAddrs(ctx context.Context, network, host string) ([]netip.Addr
 	if addr, err := netip.ParseAddr(host); err == nil {
 		return []netip.Addr{addr.Unmap()}, nil
 	}
-	if network == "ip" && !isLocalhost(host) && n.peers.lookup(host) == nil {
+	if network == "ip" && !isLocalhost(host) && n.peers().lookup(host) == nil {
 		// A family that cannot be dialed need not be asked for.
 		switch has4, has6 := n.hasFamily(true), n.hasFamily(false); {
 		case !has6:
@@ -137,7 +139,7 @@ func (n *Net) dialAddrs(ctx context.Context, network, host string) ([]netip.Addr
 			network = "ip6"
 		}
 	}
-	impatient := n.resolver
+	impatient := n.resolver()
 	impatient.ResolutionDelay = resolutionDelay
 	addrs, err := n.lookupNetIP(ctx, impatient, network, host)
 	if err != nil {
@@ -152,7 +154,7 @@ func (n *Net) dialAddrs(ctx context.Context, network, host string) ([]netip.Addr
 
 // hasFamily says whether this host has an address in a family.
 func (n *Net) hasFamily(v4 bool) bool {
-	return slices.ContainsFunc(n.config.Addresses, func(p netip.Prefix) bool { return p.Addr().Is4() == v4 })
+	return slices.ContainsFunc(n.config().Addresses, func(p netip.Prefix) bool { return p.Addr().Is4() == v4 })
 }
 
 func ofFamily(network string, addrs []netip.Addr) []netip.Addr {

@@ -12,12 +12,24 @@ import (
 	"golang.zx2c4.com/wireguard/device"
 )
 
-// peer is a configured peer and what is known of its session. The fields that the device's log moves are atomics: its
-// callbacks come with the device's locks held.
+// peer is a configured peer: its config, which never changes, and what is known of it. A new config for the same key
+// makes another peer, which shares the link and takes the old one's place in the table.
 type peer struct {
 	PeerConfig
-	id  netstack.PeerID
-	dev atomic.Pointer[device.Peer] // nil before the device is configured and after its end
+	*link
+
+	// endpoint is where the device sends the first handshake to, or why that is not known: see endpointState.
+	endpoint atomic.Pointer[endpointState]
+	// redirected says that Endpoint takes the place of another, or of one that the device has learned.
+	redirected bool
+}
+
+// link is what is known of the sessions with a peer, from when it is added until it is removed. The fields that the
+// device's log moves are atomics: its callbacks come with the device's locks held.
+type link struct {
+	id      netstack.PeerID
+	dev     atomic.Pointer[device.Peer] // nil before the device is configured and after its end
+	removed atomic.Bool
 
 	// Times are those of tunnel.now; 0 means never.
 	initiated atomic.Int64 // the last handshake initiation of ours
@@ -39,8 +51,7 @@ type peer struct {
 	// sent again in the next.
 	lost atomic.Bool
 
-	// endpoint is where the device sends the first handshake to, or why that is not known: see endpointState.
-	endpoint atomic.Pointer[endpointState]
+	observed observed
 }
 
 // endpointState is an endpoint as far as it has been resolved.
@@ -57,6 +68,12 @@ func (p *peer) expire() {
 	}
 }
 
+// sameAs says whether two configs of a peer are one and the same.
+func (p *PeerConfig) sameAs(q *PeerConfig) bool {
+	return p.Name == q.Name && p.PublicKey == q.PublicKey && p.PresharedKey == q.PresharedKey && p.Endpoint == q.Endpoint &&
+		p.PersistentKeepalive == q.PersistentKeepalive && slices.Equal(p.AllowedIPs, q.AllowedIPs)
+}
+
 // reachable says whether the device knows an address to send a handshake to.
 func (p *peer) reachable() bool {
 	if p.heard.Load() {
@@ -68,25 +85,60 @@ func (p *peer) reachable() bool {
 
 // peerTable are the peers, found in each way that they are asked for. It is immutable.
 type peerTable struct {
-	all    []*peer // by PeerID
+	all    []*peer // in the order of the config
+	byID   map[netstack.PeerID]*peer
 	byKey  map[PublicKey]*peer
 	byName map[string]*peer // in lower case
+	next   netstack.PeerID  // IDs are never used again: a packet that waits may still carry one
 }
 
-func newPeerTable(configs []PeerConfig) *peerTable {
-	t := &peerTable{byKey: make(map[PublicKey]*peer, len(configs)), byName: map[string]*peer{}}
-	for i, config := range configs {
-		p := &peer{PeerConfig: config, id: netstack.PeerID(i)}
-		if addr, err := netip.ParseAddrPort(config.Endpoint); err == nil {
-			p.endpoint.Store(&endpointState{addr: addr})
+// newPeerTable makes the table that follows old, which is nil for the first one. Peers whose config is as it was are the
+// same in both.
+func newPeerTable(configs []PeerConfig, old *peerTable) *peerTable {
+	if old == nil {
+		old = &peerTable{}
+	}
+	t := &peerTable{
+		all:   make([]*peer, 0, len(configs)),
+		byID:  make(map[netstack.PeerID]*peer, len(configs)),
+		byKey: make(map[PublicKey]*peer, len(configs)), byName: map[string]*peer{},
+		next: old.next,
+	}
+	for i := range configs {
+		config := &configs[i]
+		p := old.byKey[config.PublicKey]
+		if p == nil {
+			p = newPeer(config, &link{id: t.next})
+			t.next++
+		} else if !p.sameAs(config) {
+			p = p.follow(config)
 		}
 		t.all = append(t.all, p)
-		t.byKey[config.PublicKey] = p
-		if config.Name != "" {
-			t.byName[strings.ToLower(config.Name)] = p
+		t.byID[p.id] = p
+		t.byKey[p.PublicKey] = p
+		if p.Name != "" {
+			t.byName[strings.ToLower(p.Name)] = p
 		}
 	}
 	return t
+}
+
+func newPeer(config *PeerConfig, l *link) *peer {
+	p := &peer{PeerConfig: *config, link: l}
+	if addr, err := netip.ParseAddrPort(config.Endpoint); err == nil {
+		p.endpoint.Store(&endpointState{addr: addr})
+	}
+	return p
+}
+
+// follow makes the peer that takes p's place.
+func (p *peer) follow(config *PeerConfig) *peer {
+	q := newPeer(config, p.link)
+	q.redirected = q.Endpoint != "" && (p.redirected || q.Endpoint != p.Endpoint)
+	if q.Endpoint == p.Endpoint {
+		q.endpoint.Store(p.endpoint.Load())
+	}
+	return q
 }
 
 // routes are the peers' allowed IPs.
@@ -101,16 +153,16 @@ func (t *peerTable) routes() []netstack.Route {
 }
 
 // literal are the peers whose endpoint is an address, and named those whose endpoint has to be resolved.
-func (t *peerTable) literal() []*peer {
-	return t.filter(func(p *peer) bool { return p.endpoint.Load() != nil })
+func literal(peers []*peer) []*peer {
+	return filter(peers, func(p *peer) bool { return p.endpoint.Load() != nil })
 }
 
-func (t *peerTable) named() []*peer {
-	return t.filter(func(p *peer) bool { return p.Endpoint != "" && p.endpoint.Load() == nil })
+func named(peers []*peer) []*peer {
+	return filter(peers, func(p *peer) bool { return p.Endpoint != "" && p.endpoint.Load() == nil })
 }
 
-func (t *peerTable) filter(keep func(*peer) bool) []*peer {
-	return slices.DeleteFunc(slices.Clone(t.all), func(p *peer) bool { return !keep(p) })
+func filter(peers []*peer, keep func(*peer) bool) []*peer {
+	return slices.DeleteFunc(slices.Clone(peers), func(p *peer) bool { return !keep(p) })
 }
 
 // lookup finds a peer by the name that a user wrote, whatever its letter case and with or without a final dot.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -23,22 +24,42 @@ const (
 	maxResolvePause = time.Minute
 )
 
-// resolveEndpoints resolves the host names in endpoints, in the outer network, until all are found or ctx is done.
-func (n *Net) resolveEndpoints(ctx context.Context) {
-	left := n.peers.named()
+// resolveEndpoints resolves the host names in the endpoints of peers, in the outer network, until all are found, are not
+// asked for any more, or ctx is done.
+func (n *Net) resolveEndpoints(ctx context.Context, left []*peer) {
 	for pause := minResolvePause; len(left) > 0; pause = min(2*pause, maxResolvePause) {
 		left = n.resolveRound(ctx, left)
-		if len(left) == 0 {
-			return
-		}
-		timer := time.NewTimer(pause)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
+		if !n.pauseResolving(ctx, left, pause) {
 			return
 		}
 	}
+}
+
+// pauseResolving waits, and reports false when there is nothing left to wait for.
+func (n *Net) pauseResolving(ctx context.Context, left []*peer, pause time.Duration) bool {
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	for {
+		changed := n.tunnel.changes()
+		if !slices.ContainsFunc(left, func(p *peer) bool { return n.currentPeer(p) != nil }) {
+			return false
+		}
+		select {
+		case <-timer.C:
+			return true
+		case <-changed:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// currentPeer is the peer that has p's place now, or nil if it was removed or has another endpoint.
+func (n *Net) currentPeer(p *peer) *peer {
+	if now := n.peers().byID[p.id]; now != nil && now.Endpoint == p.Endpoint {
+		return now
+	}
+	return nil
 }
 
 // resolveRound tries each of the peers once and returns those that are left.
@@ -60,7 +81,9 @@ func (n *Net) resolveRound(ctx context.Context, peers []*peer) (left []*peer) {
 				return
 			}
 			if err != nil {
-				p.endpoint.Store(&endpointState{err: err})
+				if !n.setEndpoint(p, &endpointState{err: err}) {
+					return
+				}
 				n.log.Warn("endpoint not resolved", "peer", p.label(), "endpoint", p.Endpoint, "err", err)
 				mu.Lock()
 				defer mu.Unlock()
@@ -94,21 +117,43 @@ func (n *Net) resolveEndpoint(ctx context.Context, p *peer) error {
 		if !addr.IsValid() || addr.IsUnspecified() || addr.IsMulticast() {
 			continue
 		}
-		p.endpoint.Store(&endpointState{addr: netip.AddrPortFrom(addr, uint16(port))})
-		if p.heard.Load() {
-			return nil // the peer was faster, and the device knows where it is
-		}
-		// A handshake that failed for want of an address must not make the next one wait (Rekey-Timeout).
-		p.expire()
-		return n.tunnel.dev.IpcSet(uapiEndpoint(p))
+		n.setEndpoint(p, &endpointState{addr: netip.AddrPortFrom(addr, uint16(port))})
+		return nil
 	}
 	return fmt.Errorf("%s has no usable address", host)
+}
+
+// setEndpoint notes what became of a look-up, and tells the device. It reports false if nobody asks for it any more.
+func (n *Net) setEndpoint(p *peer, e *endpointState) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.ctx.Err() != nil {
+		return false
+	}
+	if p = n.currentPeer(p); p == nil {
+		return false
+	}
+	p.endpoint.Store(e)
+	if e.addr.IsValid() {
+		n.tellAt(EndpointResolved, p, e.addr, fmt.Sprintf("the endpoint of peer %s, %s, is %s", p.label(), p.Endpoint, e.addr))
+	}
+	// A peer that was faster, the device knows where to find, unless it is to be looked for elsewhere now.
+	if !e.addr.IsValid() || p.heard.Load() && !p.redirected {
+		return true
+	}
+	if !p.heard.Load() {
+		p.expire() // a handshake that failed for want of an address must not make the next one wait (Rekey-Timeout)
+	}
+	if err := n.tunnel.engine.Load().dev.IpcSet(uapiEndpoint(p)); err != nil {
+		n.log.Warn("the device does not take an endpoint", "peer", p.label(), "endpoint", e.addr, "err", err)
+	}
+	return true
 }
 
 // resolveOuter calls the user's hook in a goroutine of its own, which ends when the hook does: a hook that calls Close
 // must not wait for itself.
 func (n *Net) resolveOuter(ctx context.Context, host string) ([]netip.Addr, error) {
-	resolve := n.config.ResolveEndpoint
+	resolve := n.config().ResolveEndpoint
 	if resolve == nil {
 		return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	}

@@ -4,11 +4,11 @@ package wgnet
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"runtime"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,6 +26,12 @@ const (
 	logOurResponse    = "%v - Sending handshake response"
 	logPeerInitiation = "%v - Received handshake initiation"
 	logKeepalive      = "%v - Receiving keepalive packet"
+	logGivingUp       = "%s - Handshake did not complete after %d attempts, giving up"
+	logDisallowed4    = "IPv4 packet with disallowed source address from %v"
+	logDisallowed6    = "IPv6 packet with disallowed source address from %v"
+	logBadVersion     = "Packet with invalid IP version from %v"
+	// The argument is where it came from.
+	logBadResponse = "Received invalid response message from %s"
 	// A routine's last words begin and end so. Peers' routines, which the device waits for itself, begin otherwise.
 	logRoutine = "Routine: "
 	logStopped = " - stopped"
@@ -35,6 +41,9 @@ const (
 // deviceRoutines are the goroutines that a device runs as long as it lives and does not all wait for in Close: three
 // kinds of workers for each CPU, the TUN reader and the TUN event reader.
 func deviceRoutines() int32 { return int32(3*runtime.NumCPU() + 2) }
+
+// errPeerRemoved ends the wait for a peer that is one no more.
+var errPeerRemoved = errors.New("the peer was removed")
 
 // longPath is a round-trip time with which a silence of 500 ms is no sign of a restart.
 const longPath = 250 * time.Millisecond
@@ -51,69 +60,94 @@ const sessionMargin = 2 * time.Second
 
 // tunnel is the WireGuard device on the stack and the sockets, and what is known of its sessions.
 type tunnel struct {
-	dev     *device.Device
+	engine  atomic.Pointer[engine] // stored by the Net, which orders its changes
 	stack   *netstack.Stack
-	peers   *peerTable
+	sockets *outer.Sockets
+	peers   func() *peerTable // the Net's
 	log     *slog.Logger
 	begin   time.Time
 	closing <-chan struct{} // the Net's: closed when its Close begins
 
-	byDevice atomic.Pointer[map[*device.Peer]*peer]
+	observer *observer
+	limits   map[string]*outer.LogLimit // of the device's log; never changed
+	accepted atomic.Uint64              // data messages that the device took, keepalives and wrong sources included
+
+	byDevice sync.Map // *device.Peer to *peer, of all engines
 	// confirming counts the peers whose confirming is set: while there are none, the packet path looks no further.
 	confirming atomic.Int32
 	renewed    chan struct{} // holds one token when a peer's renewed is set
-	stopped    atomic.Int32  // routines that have ended
-	ended      chan struct{} // closed when all deviceRoutines have
 
 	mu      sync.Mutex    // guards changed
-	changed chan struct{} // closed, and replaced, when there are new sessions
+	changed chan struct{} // closed, and replaced, when there are new sessions or other peers
 }
 
 func newTunnel(
-	stack *netstack.Stack, sockets *outer.Sockets, peers *peerTable, log *slog.Logger, closing <-chan struct{},
+	stack *netstack.Stack, sockets *outer.Sockets, peers func() *peerTable, log *slog.Logger, observer *observer,
+	closing <-chan struct{},
 ) *tunnel {
 	t := &tunnel{
-		stack: stack, peers: peers, log: log, begin: time.Now(), closing: closing,
-		renewed: make(chan struct{}, 1), ended: make(chan struct{}), changed: make(chan struct{}),
+		stack: stack, sockets: sockets, peers: peers, log: log, begin: time.Now(), closing: closing, observer: observer,
+		limits:  newLogLimits(),
+		renewed: make(chan struct{}, 1), changed: make(chan struct{}),
 	}
-	t.byDevice.Store(&map[*device.Peer]*peer{})
-	t.dev = device.NewDevice(&facade{Device: stack.Device(), tunnel: t, sockets: sockets}, sockets.Bind(),
-		&device.Logger{Verbosef: t.verbosef, Errorf: t.errorf})
+	t.engine.Store(newEngine(t, sockets))
 	return t
 }
 
 // configure gives the device its key and its peers, and brings it up.
-func (t *tunnel) configure(cfg *Config) error {
-	// The key comes first: the device computes what it needs of it as a peer is made.
-	if err := t.dev.IpcSet(uapiKey(cfg.PrivateKey)); err != nil {
-		return fmt.Errorf("set the private key: %w", err)
+func (t *tunnel) configure(key PrivateKey, peers []*peer) error {
+	devs, err := t.engine.Load().load(key, peers)
+	if err != nil {
+		return err
 	}
-	byDevice := make(map[*device.Peer]*peer, len(t.peers.all))
-	for _, p := range t.peers.all {
-		dev, err := t.dev.NewPeer(device.NoisePublicKey(p.PublicKey))
-		if err != nil {
-			return fmt.Errorf("add peer %s: %w", p.label(), err)
-		}
-		p.dev.Store(dev)
-		byDevice[dev] = p
-	}
-	t.byDevice.Store(&byDevice)
-	if err := t.dev.IpcSet(uapiPeers(t.peers.all)); err != nil {
+	t.adopt(devs)
+	if err := t.engine.Load().dev.IpcSet(uapiPeers(peers)); err != nil {
 		return fmt.Errorf("set the peers: %w", err)
 	}
-	if err := t.dev.Up(); err != nil {
-		return fmt.Errorf("bring the device up: %w", err)
-	}
-	return nil
+	return t.engine.Load().up()
 }
 
-// close ends the device, waits for the routines that the device leaves running, and lets go of the device's peers: their
-// queues have finalizers that refer to the device, and so to us. In a circle with us they would never be collected.
+// adopt makes the device's peers known as ours.
+func (t *tunnel) adopt(devs map[*peer]*device.Peer) {
+	for p, dev := range devs {
+		t.byDevice.Store(dev, p)
+		if old := p.dev.Swap(dev); old != nil {
+			t.byDevice.Delete(old)
+		}
+	}
+}
+
+// forget ends what is known of a peer that is removed.
+func (t *tunnel) forget(p *peer) {
+	p.removed.Store(true) // before confirming is looked at: see note
+	t.clear(p.link)
+	if dev := p.dev.Swap(nil); dev != nil {
+		t.byDevice.Delete(dev)
+	}
+}
+
+// reset notes that there is no session with a peer. Its packets wait in the stack then.
+func (t *tunnel) reset(l *link) {
+	t.clear(l)
+	t.stack.SetSession(l.id, time.Time{})
+}
+
+// clear is reset for a peer of which the stack knows no more.
+func (t *tunnel) clear(l *link) {
+	l.session.Store(0)
+	if l.confirming.Swap(false) {
+		t.confirming.Add(-1)
+	}
+	l.attempts.Store(0)
+	t.observer.notice()
+}
+
+// close ends the device and lets go of its peers: their queues have finalizers that refer to the device, and so to us. In
+// a circle with us they would never be collected.
 func (t *tunnel) close() {
-	t.dev.Close()
-	<-t.ended
-	t.byDevice.Store(&map[*device.Peer]*peer{})
-	for _, p := range t.peers.all {
+	t.engine.Load().close()
+	t.byDevice.Clear()
+	for _, p := range t.peers().all {
 		p.dev.Store(nil)
 	}
 }
@@ -132,31 +166,33 @@ func (t *tunnel) sessionAge(p *peer) (time.Duration, bool) {
 // verbosef is the device's log. It may come with locks of the device held.
 func (t *tunnel) verbosef(format string, args ...any) {
 	switch format {
-	case logInitiation, logResponse, logOurResponse, logPeerInitiation, logKeepalive:
+	case logInitiation, logResponse, logOurResponse, logPeerInitiation, logKeepalive, logGivingUp,
+		logDisallowed4, logDisallowed6, logBadVersion:
 		if dev, ok := args[0].(*device.Peer); ok {
-			if p := (*t.byDevice.Load())[dev]; p != nil {
-				t.note(p, format)
+			if p, ok := t.byDevice.Load(dev); ok {
+				t.note(p.(*peer), format)
 			}
 		}
-	}
-	if t.log.Enabled(context.Background(), slog.LevelDebug) {
-		t.log.Debug("wireguard", "event", fmt.Sprintf(format, args...))
-	}
-	if strings.HasPrefix(format, logRoutine) && strings.HasSuffix(format, logStopped) && format != logReceive {
-		if t.stopped.Add(1) == deviceRoutines() {
-			close(t.ended)
+	case logBadResponse:
+		if from, ok := args[0].(string); ok {
+			t.observer.noticeUnread(from)
 		}
 	}
+	t.translate(slog.LevelDebug, format, args)
 }
 
-func (t *tunnel) errorf(format string, args ...any) {
+// errorf is the device's log of errors. closing says that the device is on its way out.
+func (t *tunnel) errorf(closing bool, format string, args ...any) {
 	level := slog.LevelWarn
 	select {
 	case <-t.closing:
-		level = slog.LevelDebug // what the device meets now is our doing: the sockets and the stack go before it
+		closing = true
 	default:
 	}
-	t.log.Log(context.Background(), level, "wireguard", "event", fmt.Sprintf(format, args...))
+	if closing {
+		level = slog.LevelDebug // what the device meets now is our doing: the sockets and the stack may go before it
+	}
+	t.translate(level, format, args)
 }
 
 func (t *tunnel) note(p *peer, format string) {
@@ -167,6 +203,7 @@ func (t *tunnel) note(p *peer, format string) {
 		}
 		p.initiated.Store(t.now())
 		p.handshake.Store(t.now())
+		p.observed.abandoned.Store(false)
 	case logOurResponse:
 		p.handshake.Store(t.now())
 	case logResponse:
@@ -181,15 +218,26 @@ func (t *tunnel) note(p *peer, format string) {
 		if !p.confirming.Swap(true) {
 			t.confirming.Add(1)
 		}
+		if p.removed.Load() && p.confirming.Swap(false) { // in the same moment: forget may have looked before
+			t.confirming.Add(-1)
+		}
 	case logKeepalive:
+		t.accepted.Add(1)
 		t.confirm(p)
+	case logDisallowed4, logDisallowed6, logBadVersion:
+		t.accepted.Add(1)
+		p.observed.disallowed.Add(1)
+	case logGivingUp:
+		p.observed.told.Store(false)
+		p.observed.abandoned.Store(true)
+		t.observer.notice()
 	}
 }
 
 // confirm notes a packet of a peer whose initiation we have answered. Not before it is there a session for sure (key
-// confirmation, WireGuard paper, section 5.4.6).
+// confirmation, WireGuard paper, section 5.4.6). p may be nil.
 func (t *tunnel) confirm(p *peer) {
-	if p.confirming.Swap(false) {
+	if p != nil && p.confirming.Swap(false) {
 		t.confirming.Add(-1)
 		t.up(p, p.asked.Load())
 	}
@@ -202,6 +250,11 @@ func (t *tunnel) up(p *peer, begin int64) {
 	p.session.Store(now)
 	t.stack.SetSession(p.id, time.Now().Add(device.RejectAfterTime-sessionMargin))
 	p.attempts.Store(0)
+	p.observed.abandoned.Store(false)
+	p.observed.unreadable.Store(0)
+	p.observed.completed.Store(now)
+	p.observed.began.Store(true)
+	t.observer.notice()
 	p.renewed.Store(true)
 	select {
 	case t.renewed <- struct{}{}:
@@ -217,16 +270,28 @@ func (t *tunnel) watch(ctx context.Context) {
 			return
 		case <-t.renewed:
 		}
-		for _, p := range t.peers.all {
+		for _, p := range t.peers().all {
 			if p.renewed.Swap(false) && p.lost.Swap(false) {
 				t.stack.Resend(p.id)
 			}
 		}
-		t.mu.Lock()
-		close(t.changed)
-		t.changed = make(chan struct{})
-		t.mu.Unlock()
+		t.wake()
 	}
+}
+
+// wake lets those look again who wait for a session or on behalf of a peer.
+func (t *tunnel) wake() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	close(t.changed)
+	t.changed = make(chan struct{})
+}
+
+// changes returns a channel that is closed with the next wake.
+func (t *tunnel) changes() <-chan struct{} {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.changed
 }
 
 // waitPeer waits for a session with p, and asks for one now and then.
@@ -234,13 +299,14 @@ func (t *tunnel) waitPeer(ctx context.Context, p *peer) error {
 	again := time.NewTicker(device.RekeyTimeout)
 	defer again.Stop()
 	for {
-		t.mu.Lock()
-		changed := t.changed
-		t.mu.Unlock()
+		changed := t.changes()
 		select {
 		case <-t.closing:
 			return net.ErrClosed
 		default:
+		}
+		if p = t.peers().byID[p.id]; p == nil {
+			return errPeerRemoved
 		}
 		if _, ok := t.sessionAge(p); ok {
 			return nil
@@ -277,6 +343,7 @@ func (t *tunnel) initiateNow(p *peer) {
 		p.expire()
 	}
 	t.initiate(p)
+	t.observer.notice()
 }
 
 // silent is called when a peer owes an answer for too long: it may have restarted and forgotten our session. What it
@@ -299,7 +366,9 @@ func (t *tunnel) greet(ctx context.Context, peers []*peer) {
 		if ctx.Err() != nil {
 			return
 		}
-		t.initiate(p)
+		if p := t.peers().byID[p.id]; p != nil {
+			t.initiate(p)
+		}
 	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -312,31 +381,9 @@ func (t *tunnel) greet(ctx context.Context, peers []*peer) {
 		case <-timer.C:
 		}
 		for _, p := range peers {
-			if !p.heard.Load() && ctx.Err() == nil {
+			if p := t.peers().byID[p.id]; p != nil && !p.heard.Load() && ctx.Err() == nil {
 				t.initiateNow(p)
 			}
 		}
 	}
-}
-
-// facade is the stack's, which sees a peer's first packet under new keys and tells the sockets what has come through.
-type facade struct {
-	*netstack.Device
-	tunnel  *tunnel
-	sockets *outer.Sockets
-}
-
-// Write implements tun.Device.
-func (d *facade) Write(bufs [][]byte, offset int) (int, error) {
-	defer d.sockets.Delivered(len(bufs)) // the device lets go of the buffers then
-	if d.tunnel.confirming.Load() > 0 {
-		for _, buf := range bufs {
-			if src, ok := netstack.Source(buf[offset:]); ok {
-				if id, ok := d.tunnel.stack.PeerFor(src); ok {
-					d.tunnel.confirm(d.tunnel.peers.all[id])
-				}
-			}
-		}
-	}
-	return d.Device.Write(bufs, offset)
 }

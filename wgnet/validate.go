@@ -80,6 +80,7 @@ func (c *Config) validatePeers(line locate) error {
 	}
 	var (
 		own    = c.PrivateKey.Public()
+		secret = c.PrivateKey.hex()
 		keys   = make(map[PublicKey]int, len(c.Peers))
 		names  = make(map[string]int)
 		owners = make(map[netip.Prefix]int, len(c.Peers))
@@ -99,7 +100,7 @@ func (c *Config) validatePeers(line locate) error {
 			return s + ")"
 		}
 
-		if p.PublicKey.hex() == c.PrivateKey.hex() {
+		if p.PublicKey.hex() == secret {
 			// Not with fail, since the peer's label may be the beginning of the key.
 			return &ParseError{Line: line(n, "PublicKey", 0), Section: sectionPeer, Key: "PublicKey", Err: fmt.Errorf(
 				"peer number %d: it is our own private key, which must not leave this host; "+

@@ -52,33 +52,31 @@ func (b *bind) Open(uint16) ([]conn.ReceiveFunc, uint16, error) {
 	}
 	// The device sets its mark after Open unless it is 0, which it takes new sockets to have. A mark that the
 	// user's Control hook has set is not ours to reset.
-	if s.marked {
-		if err := s.sock.setMark(0); err != nil {
+	if s.mark != 0 {
+		if err := s.sock().setMark(0); err != nil {
 			return nil, 0, err
 		}
-		s.marked = false
+		s.mark = 0
 	}
 	s.open = &session{sockets: s, done: make(chan struct{})}
 	b.session.Store(s.open)
-	return []conn.ReceiveFunc{s.open.receive}, s.port, nil
+	return []conn.ReceiveFunc{s.open.receive}, s.Port(), nil
 }
 
 // Close implements conn.Bind. The device calls it also on a facade that is not open.
 func (b *bind) Close() error {
 	s := b.sockets
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	old := b.session.Swap(nil)
-	if old != nil {
-		close(old.done)
-		s.open = nil
-	}
-	s.mu.Unlock()
 	if old == nil {
 		return nil
 	}
+	close(old.done)
+	s.open = nil
 	// Whoever waits in the socket sets a deadline first and looks at done afterwards; here it is the other way
 	// round, so one of the two is seen. A waiter of a later session is woken in vain and waits again.
-	for _, set := range []func(time.Time) error{s.sock.setReadDeadline, s.sock.setWriteDeadline} {
+	for _, set := range []func(time.Time) error{s.sock().setReadDeadline, s.sock().setWriteDeadline} {
 		if err := set(longAgo); err != nil && !errors.Is(err, net.ErrClosed) {
 			return err
 		}
@@ -91,10 +89,10 @@ func (b *bind) SetMark(mark uint32) error {
 	s := b.sockets
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.sock.setMark(mark); err != nil {
+	if err := s.sock().setMark(mark); err != nil {
 		return err
 	}
-	s.marked = mark != 0
+	s.mark = mark
 	return nil
 }
 
@@ -109,11 +107,19 @@ func (b *bind) Send(bufs [][]byte, to conn.Endpoint) error {
 	if current == nil {
 		return net.ErrClosed
 	}
+	b.sockets.announce(e)
 	if n := dataMessages(bufs); n > 0 {
-		b.sockets.sending()
-		defer b.sockets.sent(n)
+		b.sockets.cfg.Sending()
+		defer b.sockets.cfg.Sent(n)
 	}
-	return b.sockets.sock.send(bufs, e, current.done)
+	for sock := b.sockets.sock(); ; {
+		err := sock.send(bufs, e, current.done)
+		now := b.sockets.sock()
+		if now == sock || !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		sock = now // another has taken its place. What goes out twice is a replay to the peer.
+	}
 }
 
 // A data message is of type 4 and has a header of 16 bytes and a tag of 16; without content it is a keepalive (WireGuard
@@ -155,7 +161,7 @@ func (b *bind) ParseEndpoint(s string) (conn.Endpoint, error) {
 }
 
 // BatchSize implements conn.Bind.
-func (b *bind) BatchSize() int { return b.sockets.sock.batchSize() }
+func (b *bind) BatchSize() int { return b.sockets.batch }
 
 // receive is the facade's conn.ReceiveFunc.
 func (r *session) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
@@ -168,18 +174,21 @@ func (r *session) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int,
 		if isClosed(r.done) || isClosed(s.closed) {
 			return 0, net.ErrClosed
 		}
-		n, err := s.sock.receive(bufs, sizes, eps)
+		sock := s.sock()
+		n, err := sock.receive(bufs, sizes, eps)
 		switch {
 		case n > 0:
 			s.backlog.add(countData(bufs[:n], sizes))
+			s.received.add(receivedMessages(bufs[:n], sizes), time.Now())
 			return n, nil
 		case err == nil:
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			// Woken by a Close, ours or an earlier session's. Should this fail, so does the next receive.
-			_ = s.sock.setReadDeadline(time.Time{})
+			_ = sock.setReadDeadline(time.Time{})
 		case isClosed(r.done) || isClosed(s.closed):
+		case sock != s.sock(): // another has taken its place
 		default:
-			if dropped, ok := s.failure.allow(); ok {
+			if dropped, ok := s.failure.Allow(); ok {
 				s.log.Warn("receiving from the network failed, trying again", "err", err, "unlogged", dropped)
 			}
 			// Errors about one datagram are a stranger's to cause: long waits would let him stop us. Short ones now
@@ -207,15 +216,16 @@ func (r *session) wait(d time.Duration) {
 	}
 }
 
-// logLimit bounds the log lines that an outsider can cause (fault 71). The zero value is ready.
-type logLimit struct {
+// LogLimit lets one log line of a kind pass every ten seconds, for those that an outsider can cause (fault 71). The zero
+// value is ready; it is safe for concurrent use.
+type LogLimit struct {
 	mu      sync.Mutex // guards last and dropped
 	last    time.Time
 	dropped int // since last
 }
 
-// allow reports whether a line may be logged now, and how many were not since the last one.
-func (l *logLimit) allow() (dropped int, ok bool) {
+// Allow reports whether a line may be logged now, and how many were not since the last one.
+func (l *LogLimit) Allow() (dropped int, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()

@@ -35,6 +35,8 @@ type endpoint struct {
 	// srcCleared says that key.src is not to be used any more. It is never taken back: the device's ClearSrc may
 	// race with a Send and with the receiver, which makes a new endpoint when the peer sends again.
 	srcCleared atomic.Bool
+	// announced is Sockets.announced as it was when Config.Destination was called for this endpoint, or 0.
+	announced atomic.Uint64
 	// unsegmented is when a large send was refused on this path, in Unix nanoseconds, or 0.
 	unsegmented atomic.Int64
 }

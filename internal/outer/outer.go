@@ -12,6 +12,7 @@
 //   - a receive function fails only when its facade or the Sockets are closed, with [net.ErrClosed]: the device
 //     gives up its receive routine for good on other errors, so those are waited out here;
 //   - Send never waits longer than sendTimeout, and a Close of the facade or of the Sockets ends its wait;
+//   - the port changes without the device's notice: a [Spare] takes the place of the socket under its facade;
 //   - addresses that the device or a user sees are never 4-in-6: mapped addresses exist inside a socket only.
 package outer
 
@@ -23,6 +24,7 @@ import (
 	"net"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"golang.zx2c4.com/wireguard/conn"
@@ -45,74 +47,99 @@ type Config struct {
 	// MaxBacklog, if not 0, bounds the data messages that receive functions have returned and [Sockets.Delivered] was not
 	// told of. A batch may pass it.
 	MaxBacklog int
+	// Destination, if not nil, is called by the first Send to an endpoint, and again by the first one after each
+	// [Sockets.AnnounceAgain]: so it is called when a peer's datagrams begin to go elsewhere. It must not block.
+	Destination func()
 	// Logger gets the network errors that are waited out, at a bounded rate. nil discards.
 	Logger *slog.Logger
 }
 
 // Sockets are the open UDP sockets of a tunnel. All methods are safe for concurrent use.
 type Sockets struct {
-	sock    socket
+	cfg     Config
 	log     *slog.Logger
-	sending func()
-	sent    func(n int)
-	port    uint16
-	closed  chan struct{} // closed by Close
-	close   func() error  // runs once
-	failure logLimit      // receive errors
-	backlog *backlog
+	batch   int                    // of the first socket: a device never learns of another
+	current atomic.Pointer[active] // stored under mu
+	closed  chan struct{}          // closed by Close
+	close   func() error           // runs once
+	failure LogLimit               // receive errors
+	// announced is what an endpoint's field of that name is compared with.
+	announced atomic.Uint64
+	received  receivedCount
+	backlog   *backlog
 
-	// receiving serializes the receive functions of successive facades. It guards the socket's receive state.
+	// receiving serializes the receive functions of successive facades. It guards the sockets' receive state.
 	receiving sync.Mutex
 
-	mu     sync.Mutex // guards open and marked
-	open   *session   // the facade that holds the sockets, or nil
-	marked bool       // a facade has set a mark
+	mu   sync.Mutex // guards open and mark, and orders Open, Close, Use and Sockets.Close
+	open *session   // the facade that holds the sockets, or nil
+	mark uint32     // that a facade has set
+}
+
+// active is the socket in use, and its port, which is known after its end too.
+type active struct {
+	socket
+	localPort uint16
 }
 
 // Open opens the sockets. A taken port is an error at once, for which errors.Is finds [syscall.EADDRINUSE]. A host
 // without IPv6 gets an IPv4 socket.
 func Open(cfg Config) (*Sockets, error) {
+	sock, err := openSocket(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return newSockets(sock, cfg), nil
+}
+
+func openSocket(cfg Config) (socket, error) {
 	if cfg.ListenPacket != nil {
 		pc, err := cfg.ListenPacket(context.Background(), "udp", ":"+strconv.Itoa(int(cfg.Port)))
 		if err != nil {
 			return nil, fmt.Errorf("listen for packets on port %d: %w", cfg.Port, err)
 		}
-		return newSockets(newPacketSocket(pc), cfg), nil
+		return newPacketSocket(pc), nil
 	}
 	udp, err := listen(cfg)
 	if err != nil {
 		return nil, err
 	}
-	log := logger(cfg.Logger)
-	sock, err := newUDPSocket(udp, log)
+	sock, err := newUDPSocket(udp, logger(cfg.Logger))
 	if err != nil {
 		udp.Close()
 		return nil, fmt.Errorf("set up UDP port %d: %w", cfg.Port, err)
 	}
-	return newSockets(sock, cfg), nil
+	return sock, nil
 }
 
 // newSockets takes over sock.
 func newSockets(sock socket, cfg Config) *Sockets {
+	if cfg.Sending == nil {
+		cfg.Sending = func() {}
+	}
+	if cfg.Sent == nil {
+		cfg.Sent = func(int) {}
+	}
 	s := &Sockets{
-		sock: sock, log: logger(cfg.Logger), sending: cfg.Sending, sent: cfg.Sent, port: sock.port(), closed: make(chan struct{}),
+		cfg: cfg, log: logger(cfg.Logger), batch: sock.batchSize(), closed: make(chan struct{}),
 		backlog: newBacklog(cfg.MaxBacklog),
 	}
-	if s.sending == nil {
-		s.sending = func() {}
-	}
-	if s.sent == nil {
-		s.sent = func(int) {}
-	}
+	s.current.Store(&active{sock, sock.port()})
+	s.announced.Store(1)
 	s.close = sync.OnceValue(func() error {
+		s.mu.Lock()
+		defer s.mu.Unlock()
 		close(s.closed)
-		return sock.close()
+		return s.sock().close()
 	})
 	return s
 }
 
+// sock is the socket in use. It may be another one at any time; the old one is closed then.
+func (s *Sockets) sock() *active { return s.current.Load() }
+
 // Port returns the UDP port, also after Close.
-func (s *Sockets) Port() uint16 { return s.port }
+func (s *Sockets) Port() uint16 { return s.sock().localPort }
 
 // Delivered says that the device has made packets of n data messages: see [Config.MaxBacklog]. What it has dropped need
 // not be told: after a millisecond with nothing delivered there is room again.

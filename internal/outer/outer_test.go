@@ -704,7 +704,7 @@ func TestNoAllocations(t *testing.T) {
 		t.Skip("the race detector makes pools forget")
 	}
 	a, b := openSystem(t, Config{}), openSystem(t, Config{})
-	if _, ok := a.sock.(*packetSocket); ok {
+	if _, ok := a.sock().socket.(*packetSocket); ok {
 		t.Skip("net.UDPConn may allocate on this system")
 	}
 	pa, pb := openBind(t, a.Bind()), openBind(t, b.Bind())

@@ -89,7 +89,7 @@ func TestSourceThatIsNotOurs(t *testing.T) {
 		}
 		got, _ := pb.get(t, len(want))
 		checkEqual(t, got, want)
-		if to.SrcIP().IsValid() || !to.segmentable() || !a.sock.(*linuxSocket).segment.Load() {
+		if to.SrcIP().IsValid() || !to.segmentable() || !a.sock().socket.(*linuxSocket).segment.Load() {
 			t.Errorf("%s: source %v, segmentation is given up", ip.loopback, to.SrcIP())
 		}
 	}
@@ -125,7 +125,7 @@ func TestSegmentationRefused(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			a, b := openSystem(t, Config{}), openSystem(t, Config{})
 			pa, pb := openBind(t, a.Bind()), openBind(t, b.Bind())
-			sock := a.sock.(*linuxSocket)
+			sock := a.sock().socket.(*linuxSocket)
 			if !sock.segment.Load() {
 				t.Skip("this kernel has no UDP_SEGMENT")
 			}
@@ -164,7 +164,7 @@ func TestPendingErrorIsNotTheNextSends(t *testing.T) {
 	a, b := openSystem(t, Config{}), openSystem(t, Config{})
 	pa, pb := openBind(t, a.Bind()), openBind(t, b.Bind())
 	calls := 0
-	a.sock.(*linuxSocket).sendmsg = func(fd uintptr, m *unix.Msghdr, flags int) syscall.Errno {
+	a.sock().socket.(*linuxSocket).sendmsg = func(fd uintptr, m *unix.Msghdr, flags int) syscall.Errno {
 		if calls++; calls == 1 {
 			return unix.ECONNREFUSED
 		}
@@ -181,7 +181,7 @@ func TestPendingErrorIsNotTheNextSends(t *testing.T) {
 // fullSocket answers EAGAIN to every send and tells so.
 func fullSocket(s *Sockets) (sending chan struct{}) {
 	sending = make(chan struct{}, 1000)
-	s.sock.(*linuxSocket).sendmsg = func(uintptr, *unix.Msghdr, int) syscall.Errno {
+	s.sock().socket.(*linuxSocket).sendmsg = func(uintptr, *unix.Msghdr, int) syscall.Errno {
 		select {
 		case sending <- struct{}{}:
 		default:
@@ -209,7 +209,7 @@ func TestFullSendBuffer(t *testing.T) {
 	pa, pb := openBind(t, a.Bind()), openBind(t, b.Bind())
 	to := pa.endpoint(t, "127.0.0.1", b.Port())
 	want := datagrams(1424, 1424)
-	sock := a.sock.(*linuxSocket)
+	sock := a.sock().socket.(*linuxSocket)
 	fullSocket(a)
 	const senders = 3
 	ended := make(chan error, senders)
@@ -239,7 +239,7 @@ func TestFullSendBuffer(t *testing.T) {
 // The kernel's own GRO is of use on one's own loopback, too: this is the fast path that the rest falls back from.
 func TestOffloadIsUsed(t *testing.T) {
 	a, b := openSystem(t, Config{}), openSystem(t, Config{})
-	if !a.sock.(*linuxSocket).segment.Load() {
+	if !a.sock().socket.(*linuxSocket).segment.Load() {
 		t.Skip("this kernel has no UDP_SEGMENT")
 	}
 	pa, pb := openBind(t, a.Bind()), openBind(t, b.Bind())
@@ -281,7 +281,7 @@ func TestReceiveFillsItsBatch(t *testing.T) {
 
 func TestMark(t *testing.T) {
 	s := openSystem(t, Config{})
-	sock := s.sock.(*linuxSocket)
+	sock := s.sock().socket.(*linuxSocket)
 	b := s.Bind()
 	openBind(t, b)
 	if err := b.SetMark(7); err != nil {
