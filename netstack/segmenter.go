@@ -12,7 +12,7 @@ import (
 // maxHeaders is the largest IP header (IPv4 with options) and the largest TCP header, in bytes.
 const maxHeaders = 60 + 60
 
-// segmenter cuts what the stack sends into packets for the device. gVisor hands over TCP segments of up to 64 KiB,
+// segmenter cuts what the stack sends into packets for the device. gVisor hands over TCP segments of several packets (see maxSegment),
 // which is what makes it fast, and leaves their checksums to us; every other packet passes as it is.
 //
 // Its invariants:
