@@ -12,8 +12,9 @@ import (
 // maxHeaders is the largest IP header (IPv4 with options) and the largest TCP header, in bytes.
 const maxHeaders = 60 + 60
 
-// segmenter cuts what the stack sends into packets for the device. gVisor hands over TCP segments of several packets (see maxSegment),
-// which is what makes it fast, and leaves their checksums to us; every other packet passes as it is.
+// segmenter cuts what the stack sends into packets for the device. gVisor hands over TCP segments that are several
+// packets long (see maxSegment), which is what makes it fast, and leaves their checksums to us; every other packet passes
+// as it is.
 //
 // Its invariants:
 //   - it has one packet at a time, and writes it in order and whole, over as many calls as it takes;
