@@ -286,33 +286,27 @@ func testPacketConcurrentUse(t *testing.T, a, b net.PacketConn) {
 	}
 }
 
+// Each goroutine sets a bounded number of deadlines: as long as somebody moves it on, a deadline need never come.
 func testPacketConcurrentDeadlines(t *testing.T, a, b net.PacketConn) {
-	stop := make(chan struct{})
-	var wg sync.WaitGroup
-	for range 4 {
-		wg.Go(func() { // ended by stop
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				if err := a.SetDeadline(time.Now().Add(time.Millisecond)); err != nil {
-					t.Error(err)
-				}
-			}
-		})
-	}
 	for range 20 {
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() { // ends after its share
+				for range 20 {
+					if err := a.SetDeadline(time.Now().Add(time.Millisecond)); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
 		if _, _, err := a.ReadFrom(make([]byte, 1)); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Error(err)
 		}
+		wg.Wait()
 		if _, err := b.WriteTo([]byte("x"), a.LocalAddr()); err != nil {
 			t.Error(err)
 		}
 	}
-	close(stop)
-	wg.Wait()
 }
 
 func testPacketConcurrentClose(t *testing.T, a, b net.PacketConn) {
