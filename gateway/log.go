@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: MIT
+
+package gateway
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+)
+
+// logEvery is the least time between two lines of one kind: peers cause them, as many as they like.
+const logEvery = time.Second
+
+// A limitedLog writes lines of one kind, and leaves out those that come too fast.
+type limitedLog struct {
+	mu      sync.Mutex // guards what follows
+	last    time.Time
+	skipped int
+}
+
+func (l *limitedLog) log(to *slog.Logger, level slog.Level, msg string, attrs ...slog.Attr) {
+	l.mu.Lock()
+	now := time.Now()
+	if !l.last.IsZero() && now.Sub(l.last) < logEvery {
+		l.skipped++
+		l.mu.Unlock()
+		return
+	}
+	if l.skipped > 0 {
+		attrs = append(attrs, slog.Int("skipped", l.skipped))
+	}
+	l.last, l.skipped = now, 0
+	l.mu.Unlock()
+	to.LogAttrs(context.Background(), level, msg, attrs...)
+}
