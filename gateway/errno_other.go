@@ -13,3 +13,6 @@ var answers = []answer{
 	{syscall.ENETUNREACH, []error{syscall.ENETUNREACH, syscall.ENETDOWN, syscall.EAFNOSUPPORT, syscall.EADDRNOTAVAIL}},
 	{syscall.EACCES, []error{syscall.EACCES, syscall.EPERM}}, // a firewall of the host, or ICMP's "prohibited"
 }
+
+// lossErrnos are the errors of sockets after which the next datagram may fare better.
+var lossErrnos = []error{syscall.EMSGSIZE, syscall.ENOBUFS, syscall.EAGAIN}

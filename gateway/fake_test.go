@@ -203,8 +203,8 @@ func listenTCP(t *testing.T, address string, serve func(*net.TCPConn)) net.Liste
 	return l
 }
 
-// echo sends back what comes, and then what ends it.
-func echo(c *net.TCPConn) {
+// echoTCP sends back what comes, and then what ends it.
+func echoTCP(c *net.TCPConn) {
 	_, _ = io.Copy(c, c) // the test sees what comes back
 	_ = c.CloseWrite()
 }

@@ -63,17 +63,23 @@ type Flow interface {
 	// answers as if the last datagram had met with that.
 	Refuse(reason error)
 
-	// Drop leaves the peer without an answer.
+	// Drop leaves the peer without an answer. After Forward it ends the flow, and during Accept that call.
 	Drop()
+}
+
+// A request is a Flow on which the gateway has to decide.
+type request struct {
+	Flow
+	peer *peer
+	from source
+	dst  netip.AddrPort // 4-in-6 unmapped
 }
 
 // A flow is a Flow that has a place in the table.
 type flow struct {
-	Flow
-	peer *peer
-	dst  netip.AddrPort // 4-in-6 unmapped
-	ctx  context.Context
-	end  context.CancelCauseFunc
+	request
+	ctx context.Context
+	end context.CancelCauseFunc
 
 	began  time.Duration // on the table's clock
 	active atomic.Int64  // when something last moved, on the table's clock
@@ -81,10 +87,21 @@ type flow struct {
 	timer  *time.Timer   // asks whether it has been idle
 
 	// Guarded by table.mu.
-	settled bool  // an established TCP connection
-	known   int64 // active as it was when the heap was last in order
-	index   int   // in the heap; -1 if it has no place any more
+	stage stage
+	known int64 // active as it was when the heap was last in order
+	index int   // in the heap of its peer and stage; -1 if it has no place any more
 }
+
+// A stage says how soon a flow is evicted.
+type stage int
+
+const (
+	dialing stage = iota // TCP without the target's answer
+	brief                // UDP, ping
+	settled              // an established TCP connection: after all others of its peer
+	hub                  // forwarded to another peer: never, since it takes no place; the tunnel has bounds of its own
+	stages
+)
 
 // touch notes that something has moved.
 func (f *flow) touch() { f.active.Store(int64(f.peer.table.now())) }
@@ -115,27 +132,34 @@ type peer struct {
 	counters
 	table *table
 
-	// Guarded by table.mu. Flows are evicted from brief first: UDP, ping, and TCP that is not established yet.
-	brief, settled flowHeap
-	serving        int // calls of Serve
+	// Guarded by table.mu, and with it the name in source.
+	flows   [stages]flowHeap
+	serving int // calls of Serve
 }
 
-func (p *peer) open() int { return len(p.brief) + len(p.settled) }
+// open counts the flows that take a place.
+func (p *peer) open() int {
+	return len(p.flows[dialing]) + len(p.flows[brief]) + len(p.flows[settled])
+}
 
 // oldest is the flow to evict first: the one in which nothing has moved for longest.
 func (p *peer) oldest() *flow {
-	if f := p.brief.oldest(); f != nil {
-		return f
+	a, b := p.flows[dialing].oldest(), p.flows[brief].oldest()
+	switch {
+	case a == nil && b == nil:
+		return p.flows[settled].oldest()
+	case a == nil || b != nil && b.known < a.known:
+		return b
 	}
-	return p.settled.oldest()
+	return a
 }
 
 // A table has the flows that are open, and gives out places.
 type table struct {
-	most, mostOfPeer int
-	start            time.Time
-	total            counters
-	serving          sync.WaitGroup // calls of Serve; grows under mu until the table is closed
+	most, mostOfPeer, mostDials int
+	start                       time.Time
+	total                       counters
+	serving                     sync.WaitGroup // calls of Serve; grows under mu until the table is closed
 
 	mu     sync.Mutex // guards what follows, and what the flows and peers say
 	peers  map[string]*peer
@@ -184,23 +208,28 @@ func (t *table) forget() {
 	}
 }
 
-// add gives a flow a place, or says no. It may cost an older flow its place.
-func (t *table) add(p *peer, f Flow, dst netip.AddrPort, idle time.Duration) *flow {
-	ctx, end := context.WithCancelCause(f.Context())
-	fl := &flow{Flow: f, peer: p, dst: dst, ctx: ctx, end: end, began: t.now()}
+// add gives a flow a place, or says no. It may cost an older flow its place. idle is 0 for a flow that does not end by
+// being idle.
+func (t *table) add(r request, at stage, idle time.Duration) *flow {
+	ctx, end := context.WithCancelCause(r.Context())
+	fl := &flow{request: r, ctx: ctx, end: end, began: t.now(), stage: at}
 	fl.active.Store(int64(fl.began))
 	fl.known = int64(fl.began)
 	fl.idle.Store(int64(idle))
 
 	t.mu.Lock()
-	victim, ok := t.makeRoom(p, fl.began)
+	victim, ok := t.makeRoom(fl)
 	if ok {
 		if victim != nil {
 			t.removeLocked(victim)
 		}
-		heap.Push(&p.brief, fl)
-		t.open++
-		fl.timer = time.AfterFunc(idle, fl.checkIdle)
+		heap.Push(&r.peer.flows[at], fl)
+		if at != hub {
+			t.open++
+		}
+		if idle > 0 {
+			fl.timer = time.AfterFunc(idle, fl.checkIdle)
+		}
 	}
 	t.mu.Unlock()
 
@@ -216,14 +245,19 @@ func (t *table) add(p *peer, f Flow, dst netip.AddrPort, idle time.Duration) *fl
 	return fl
 }
 
-// makeRoom finds whose place a new flow of p gets: nobody's if there is a free one.
-func (t *table) makeRoom(p *peer, now time.Duration) (victim *flow, ok bool) {
+// makeRoom finds whose place a new flow gets: nobody's if there is a free one.
+func (t *table) makeRoom(fl *flow) (victim *flow, ok bool) {
 	if t.closed {
 		return nil, false
 	}
-	from := p
+	p, from := fl.peer, fl.peer
 	switch {
+	case fl.stage == hub:
+		return nil, true
+	case fl.stage == dialing && len(p.flows[dialing]) >= t.mostDials:
+		victim = p.flows[dialing].oldest()
 	case p.open() >= t.mostOfPeer:
+		victim = p.oldest()
 	case t.open < t.most:
 		return nil, true
 	default:
@@ -232,9 +266,9 @@ func (t *table) makeRoom(p *peer, now time.Duration) (victim *flow, ok bool) {
 				from = other
 			}
 		}
+		victim = from.oldest()
 	}
-	victim = from.oldest()
-	if victim == nil || from == p && now-time.Duration(victim.known) < grace {
+	if victim == nil || from == p && fl.began-time.Duration(victim.known) < grace {
 		return nil, false
 	}
 	return victim, true
@@ -244,12 +278,12 @@ func (t *table) makeRoom(p *peer, now time.Duration) (victim *flow, ok bool) {
 func (t *table) settle(f *flow) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if f.index < 0 || f.settled {
+	if f.index < 0 {
 		return
 	}
-	heap.Remove(&f.peer.brief, f.index)
-	f.settled = true
-	heap.Push(&f.peer.settled, f)
+	heap.Remove(&f.peer.flows[f.stage], f.index)
+	f.stage = settled
+	heap.Push(&f.peer.flows[settled], f)
 }
 
 // remove takes back a flow's place.
@@ -261,25 +295,27 @@ func (t *table) remove(f *flow) {
 }
 
 func (t *table) removeLocked(f *flow) {
-	f.timer.Stop()
+	if f.timer != nil {
+		f.timer.Stop()
+	}
 	if f.index < 0 {
 		return
 	}
-	if f.settled {
-		heap.Remove(&f.peer.settled, f.index)
-	} else {
-		heap.Remove(&f.peer.brief, f.index)
+	heap.Remove(&f.peer.flows[f.stage], f.index)
+	if f.stage != hub {
+		t.open--
 	}
-	t.open--
 }
 
-// flows lists those that have a place.
+// flows lists those that there are.
 func (t *table) flows() []*flow {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	list := make([]*flow, 0, t.open)
 	for _, p := range t.peers {
-		list = append(append(list, p.brief...), p.settled...)
+		for _, flows := range p.flows {
+			list = append(list, flows...)
+		}
 	}
 	return list
 }

@@ -19,7 +19,8 @@ import (
 const (
 	defaultMaxFlows      = 8192
 	defaultMaxPeerFlows  = 2048
-	defaultDialTimeout   = time.Minute
+	defaultMaxPeerDials  = 256
+	defaultDialTimeout   = 30 * time.Second
 	defaultTCPIdle       = 2*time.Hour + 4*time.Minute // RFC 5382, REQ-5
 	defaultTCPTransitory = 4 * time.Minute             // RFC 5382, REQ-5
 	defaultUDPIdle       = 5 * time.Minute             // RFC 4787, REQ-5
@@ -41,7 +42,11 @@ type Config struct {
 	// dropped. 0 means 2,048.
 	MaxPeerFlows int
 
-	// DialTimeout is how long a target may take to answer a TCP connection. 0 means a minute.
+	// MaxPeerDials bounds those among the flows of one peer that are TCP connections without the target's answer. Past
+	// it a new one takes the place of the oldest of them, in the same way. 0 means 256.
+	MaxPeerDials int
+
+	// DialTimeout is how long a target may take to answer a TCP connection. 0 means 30 seconds.
 	DialTimeout time.Duration
 
 	// TCPIdleTimeout ends an established connection on which nothing has moved. 0 means 2 hours and 4 minutes, the
@@ -52,9 +57,16 @@ type Config struct {
 	// means 4 minutes, the least that RFC 5382 allows.
 	TCPTransitoryTimeout time.Duration
 
+	// PingIdleTimeout ends a series of pings without a request. 0 means a minute, the least that RFC 5508 allows.
+	PingIdleTimeout time.Duration
+
 	// UDPIdleTimeout ends a UDP flow in which nothing has moved. 0 means 5 minutes, what RFC 4787 recommends; it
 	// allows no less than 2.
 	UDPIdleTimeout time.Duration
+
+	// RawPing lets pings go out by a raw socket, which takes root or CAP_NET_RAW on Linux and an administrator elsewhere,
+	// where the host gives no other one for them. Without, they are refused there.
+	RawPing bool
 
 	// Control is called for each socket to the outside before it is bound or connected, as the field of the same name
 	// in [net.Dialer]: to bind it to an interface, say. An error keeps it from being used. nil does nothing.
@@ -73,6 +85,8 @@ type Gateway struct {
 	policy atomic.Pointer[policy]
 	own    ownAddrs
 	table  table
+	// pingers are for IPv4 and IPv6.
+	pingers [2]pinger
 
 	denied, capped, failed limitedLog
 }
@@ -89,10 +103,12 @@ func New(cfg Config) (*Gateway, error) {
 	}{
 		{"MaxFlows", int64(cfg.MaxFlows)},
 		{"MaxPeerFlows", int64(cfg.MaxPeerFlows)},
+		{"MaxPeerDials", int64(cfg.MaxPeerDials)},
 		{"DialTimeout", int64(cfg.DialTimeout)},
 		{"TCPIdleTimeout", int64(cfg.TCPIdleTimeout)},
 		{"TCPTransitoryTimeout", int64(cfg.TCPTransitoryTimeout)},
 		{"UDPIdleTimeout", int64(cfg.UDPIdleTimeout)},
+		{"PingIdleTimeout", int64(cfg.PingIdleTimeout)},
 	} {
 		if n.value < 0 {
 			return nil, fmt.Errorf("gateway: %s is negative: want 0 for the default, or more", n.name)
@@ -101,18 +117,23 @@ func New(cfg Config) (*Gateway, error) {
 	cfg.Rules = nil
 	cfg.MaxFlows = cmp.Or(cfg.MaxFlows, defaultMaxFlows)
 	cfg.MaxPeerFlows = cmp.Or(cfg.MaxPeerFlows, defaultMaxPeerFlows)
+	cfg.MaxPeerDials = cmp.Or(cfg.MaxPeerDials, defaultMaxPeerDials)
 	cfg.DialTimeout = cmp.Or(cfg.DialTimeout, defaultDialTimeout)
 	cfg.TCPIdleTimeout = cmp.Or(cfg.TCPIdleTimeout, defaultTCPIdle)
 	cfg.TCPTransitoryTimeout = cmp.Or(cfg.TCPTransitoryTimeout, defaultTCPTransitory)
 	cfg.UDPIdleTimeout = cmp.Or(cfg.UDPIdleTimeout, defaultUDPIdle)
+	cfg.PingIdleTimeout = cmp.Or(cfg.PingIdleTimeout, defaultPingIdle)
 	g := &Gateway{cfg: cfg, log: cfg.Logger, own: ownAddrs{interfaces: net.InterfaceAddrs}}
 	if g.log == nil {
 		g.log = slog.New(slog.DiscardHandler)
 	}
 	g.policy.Store(p)
 	g.table = table{
-		most: cfg.MaxFlows, mostOfPeer: cfg.MaxPeerFlows, start: time.Now(), peers: map[string]*peer{},
+		most: cfg.MaxFlows, mostOfPeer: cfg.MaxPeerFlows, mostDials: cfg.MaxPeerDials,
+		start: time.Now(), peers: map[string]*peer{},
 	}
+	g.pingers[0].init(g, false)
+	g.pingers[1].init(g, true)
 	return g, nil
 }
 
@@ -125,7 +146,7 @@ func (g *Gateway) SetRules(rules []Rule) error {
 	g.policy.Store(p)
 	// Serve looks at the policy again after its flow has got a place, so each flow is seen here or there.
 	for _, f := range g.table.flows() {
-		if !g.allows(f) {
+		if v := g.verdict(&f.request); !v.allowed {
 			f.end(errDenied)
 		}
 	}
@@ -134,52 +155,51 @@ func (g *Gateway) SetRules(rules []Rule) error {
 
 // Serve decides on a flow and carries it. It returns when the flow has ended.
 func (g *Gateway) Serve(f Flow) {
-	from := source{name: f.PeerName(), id: f.PeerID()}
-	p := g.table.enter(from)
-	if p == nil {
+	r := request{Flow: f, from: source{name: f.PeerName(), id: f.PeerID()}}
+	if r.peer = g.table.enter(r.from); r.peer == nil {
 		f.Drop()
 		return
 	}
-	defer g.table.leave(p)
-
-	dst := f.Destination()
-	dst = netip.AddrPortFrom(dst.Addr().Unmap(), dst.Port())
-	toPeer := f.ToPeer()
-	kind := staticKind(dst.Addr()) // to a peer, no socket of the host has a part in it
-	if !toPeer {
-		kind = g.own.kind(dst.Addr())
-	}
-	if v := g.policy.Load().decide(from, f.Network(), dst, kind); !v.allowed {
-		g.deny(p, f, dst, v.why)
+	defer g.table.leave(r.peer)
+	r.dst = f.Destination()
+	r.dst = netip.AddrPortFrom(r.dst.Addr().Unmap(), r.dst.Port())
+	if v := g.verdict(&r); !v.allowed {
+		g.deny(&r, v.why)
 		return
 	}
-	if toPeer {
-		g.forward(p, f, dst)
+	var idle time.Duration
+	var at stage
+	var carry func(*flow) error
+	switch network := f.Network(); {
+	case f.ToPeer():
+		carry, at = g.forward, hub
+	case network == networkTCP:
+		carry, at, idle = g.serveTCP, dialing, g.cfg.DialTimeout
+	case network == networkUDP:
+		carry, at, idle = g.serveUDP, brief, g.cfg.UDPIdleTimeout
+	case network == networkPing:
+		carry, at, idle = g.servePing, brief, g.cfg.PingIdleTimeout
+	default:
+		f.Drop()
 		return
 	}
-	idle := g.cfg.DialTimeout
-	fl := g.table.add(p, f, dst, idle)
+	fl := g.table.add(r, at, idle)
 	if fl == nil {
-		g.count(p, func(c *counters) { c.capped.Add(1) })
-		g.capped.log(g.log, slog.LevelInfo, "flow dropped: too many are open", flowAttrs(p, f, dst)...)
+		r.count(func(c *counters) { c.capped.Add(1) })
+		g.capped.log(g.log, slog.LevelInfo, "flow dropped: too many are open", &r)
 		f.Drop()
 		return
 	}
 	defer g.table.remove(fl)
-	if !g.allows(fl) { // the rules may have changed
-		g.deny(p, f, dst, errDenied.Error())
+	if v := g.verdict(&r); !v.allowed { // the rules may have changed before the flow had its place
+		g.deny(&r, v.why)
 		return
 	}
-	var err error
-	switch f.Network() {
-	case networkTCP:
-		err = g.serveTCP(fl)
-	default:
-		err = fmt.Errorf("network %q: want tcp, udp or ping", f.Network())
-		f.Drop()
+	err := carry(fl)
+	if g.log.Enabled(context.Background(), slog.LevelDebug) {
+		g.log.LogAttrs(context.Background(), slog.LevelDebug, "flow ended",
+			append(r.attrs(), slog.Duration("after", g.table.now()-fl.began), slog.Any("cause", err))...)
 	}
-	g.log.LogAttrs(context.Background(), slog.LevelDebug, "flow ended", append(flowAttrs(p, f, dst),
-		slog.Duration("after", g.table.now()-fl.began), slog.Any("cause", err))...)
 }
 
 // Shutdown turns new flows away and waits until those that are open have ended, or until ctx is done: then it ends them,
@@ -209,35 +229,38 @@ func (g *Gateway) Close() error {
 		f.end(errClosed)
 	}
 	g.table.serving.Wait()
+	for i := range g.pingers {
+		g.pingers[i].close()
+	}
 	return nil
 }
 
-// allows applies the policy of this moment to a flow.
-func (g *Gateway) allows(f *flow) bool {
-	v := g.policy.Load().decide(f.peer.source, f.Network(), f.dst, g.own.kind(f.dst.Addr()))
-	return v.allowed
+// verdict applies the policy of this moment.
+func (g *Gateway) verdict(r *request) verdict {
+	kind := staticKind(r.dst.Addr()) // to a peer, no socket of the host has a part in it
+	if !r.ToPeer() {
+		kind = g.own.kind(r.dst.Addr())
+	}
+	return g.policy.Load().decide(r.from, r.Network(), r.dst, kind)
 }
 
-func (g *Gateway) deny(p *peer, f Flow, dst netip.AddrPort, why string) {
-	g.count(p, func(c *counters) { c.denied.Add(1) })
-	g.denied.log(g.log, slog.LevelInfo, "flow denied", append(flowAttrs(p, f, dst), slog.String("reason", why))...)
-	f.Refuse(syscall.EACCES)
+func (g *Gateway) deny(r *request, why string) {
+	r.count(func(c *counters) { c.denied.Add(1) })
+	g.denied.log(g.log, slog.LevelInfo, "flow denied", r, slog.String("reason", why))
+	r.Refuse(syscall.EACCES)
 }
 
-// forward leaves a flow between two peers to the tunnel.
-func (g *Gateway) forward(p *peer, f Flow, dst netip.AddrPort) {
+// forward leaves a flow between two peers to the tunnel, and ends it there when the rules have changed. It returns why
+// the flow ended.
+func (g *Gateway) forward(f *flow) error {
 	if err := f.Forward(); err != nil {
-		g.count(p, func(c *counters) { c.failed.Add(1) })
-		g.failed.log(g.log, slog.LevelWarn, "flow not forwarded", append(flowAttrs(p, f, dst), slog.Any("error", err))...)
+		f.count(func(c *counters) { c.failed.Add(1) })
+		g.failed.log(g.log, slog.LevelWarn, "flow not forwarded", &f.request, slog.Any("error", err))
 		f.Drop()
-		return
+		return err
 	}
-	g.count(p, func(c *counters) { c.forwarded.Add(1) })
-}
-
-func flowAttrs(p *peer, f Flow, dst netip.AddrPort) []slog.Attr {
-	return []slog.Attr{
-		slog.String("peer", p.String()), slog.String("network", f.Network()),
-		slog.Any("source", f.Source()), slog.Any("destination", dst),
-	}
+	f.count(func(c *counters) { c.forwarded.Add(1) })
+	<-f.ctx.Done()
+	f.Drop() // which does nothing if the tunnel itself has ended it
+	return context.Cause(f.ctx)
 }

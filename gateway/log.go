@@ -19,7 +19,11 @@ type limitedLog struct {
 	skipped int
 }
 
-func (l *limitedLog) log(to *slog.Logger, level slog.Level, msg string, attrs ...slog.Attr) {
+// log writes a line about a request, or about none.
+func (l *limitedLog) log(to *slog.Logger, level slog.Level, msg string, r *request, more ...slog.Attr) {
+	if !to.Enabled(context.Background(), level) {
+		return
+	}
 	l.mu.Lock()
 	now := time.Now()
 	if !l.last.IsZero() && now.Sub(l.last) < logEvery {
@@ -28,9 +32,20 @@ func (l *limitedLog) log(to *slog.Logger, level slog.Level, msg string, attrs ..
 		return
 	}
 	if l.skipped > 0 {
-		attrs = append(attrs, slog.Int("skipped", l.skipped))
+		more = append(more, slog.Int("skipped", l.skipped))
 	}
 	l.last, l.skipped = now, 0
 	l.mu.Unlock()
-	to.LogAttrs(context.Background(), level, msg, attrs...)
+	to.LogAttrs(context.Background(), level, msg, append(r.attrs(), more...)...)
+}
+
+// attrs say of whom and of what a line is.
+func (r *request) attrs() []slog.Attr {
+	if r == nil {
+		return nil
+	}
+	return []slog.Attr{
+		slog.String("peer", r.from.String()), slog.String("network", r.Network()),
+		slog.Any("source", r.Source()), slog.Any("destination", r.dst),
+	}
 }

@@ -10,7 +10,7 @@ import (
 
 // Counters are of flows since the start, but Open, and of bytes of payload.
 type Counters struct {
-	Open      int    `json:"open"`      // flows that are open now
+	Open      int    `json:"open"`      // flows that are open now, forwarded ones included
 	Accepted  uint64 `json:"accepted"`  // flows that were let through: TCP connections that were made, UDP, ping
 	Forwarded uint64 `json:"forwarded"` // flows to another peer that were let through; their bytes are not counted
 	Denied    uint64 `json:"denied"`    // flows that the rules do not allow
@@ -42,7 +42,9 @@ func (g *Gateway) Status() Status {
 	defer t.mu.Unlock()
 	s := Status{Counters: t.total.snapshot(t.open)}
 	for _, p := range t.peers {
-		s.Peers = append(s.Peers, PeerStatus{Name: p.name, ID: p.id, Counters: p.snapshot(p.open())})
+		open := p.open() + len(p.flows[hub])
+		s.Open += len(p.flows[hub])
+		s.Peers = append(s.Peers, PeerStatus{Name: p.name, ID: p.id, Counters: p.snapshot(open)})
 	}
 	slices.SortFunc(s.Peers, func(a, b PeerStatus) int {
 		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID))
@@ -63,15 +65,15 @@ func (c *counters) snapshot(open int) Counters {
 }
 
 // count adds to the peer's counters and to those of all.
-func (g *Gateway) count(p *peer, add func(*counters)) {
-	add(&p.counters)
-	add(&g.table.total)
+func (r *request) count(add func(*counters)) {
+	add(&r.peer.counters)
+	add(&r.peer.table.total)
 }
 
 // moved counts bytes of a flow, and that it is alive.
-func (g *Gateway) moved(f *flow, out bool, n int) {
+func (f *flow) moved(out bool, n int) {
 	f.touch()
-	g.count(f.peer, func(c *counters) {
+	f.count(func(c *counters) {
 		if out {
 			c.bytesOut.Add(uint64(n))
 		} else {

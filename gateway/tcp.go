@@ -20,7 +20,7 @@ var errNotAllowed = errors.New("the rules do not allow the address")
 // serveTCP connects to the target, accepts the peer's connection if that worked, and carries it. It returns why the flow
 // ended.
 func (g *Gateway) serveTCP(f *flow) error {
-	outside, err := g.dial(f, networkTCP)
+	outside, err := g.dial(f, networkTCP, f.dst)
 	if err != nil {
 		return g.turnAway(f, err)
 	}
@@ -32,13 +32,13 @@ func (g *Gateway) serveTCP(f *flow) error {
 	g.table.settle(f)
 	f.setIdle(g.cfg.TCPIdleTimeout)
 	return relay.Join(f.ctx, inside, outside, relay.Hooks{
-		Moved:  func(out bool, n int) { g.moved(f, out, n) },
+		Moved:  f.moved,
 		Halved: func() { f.setIdle(g.cfg.TCPTransitoryTimeout) },
 	})
 }
 
-// dial connects a socket of the host to the flow's target.
-func (g *Gateway) dial(f *flow, network string) (net.Conn, error) {
+// dial connects a socket of the host to a port of the flow's target.
+func (g *Gateway) dial(f *flow, network string, target netip.AddrPort) (net.Conn, error) {
 	d := net.Dialer{
 		Timeout: g.cfg.DialTimeout,
 		ControlContext: func(_ context.Context, network, address string, c syscall.RawConn) error {
@@ -47,8 +47,13 @@ func (g *Gateway) dial(f *flow, network string) (net.Conn, error) {
 			if err != nil {
 				return fmt.Errorf("%w: %w", errNotAllowed, err)
 			}
-			if netip.AddrPortFrom(to.Addr().Unmap(), to.Port()) != f.dst || !g.allows(f) {
+			if netip.AddrPortFrom(to.Addr().Unmap(), to.Port()) != target || !g.verdict(&f.request).allowed {
 				return errNotAllowed
+			}
+			if network == "udp4" || network == "udp6" {
+				if err := reportErrors(c); err != nil {
+					return err
+				}
 			}
 			if g.cfg.Control != nil {
 				return g.cfg.Control(network, address, c)
@@ -56,7 +61,7 @@ func (g *Gateway) dial(f *flow, network string) (net.Conn, error) {
 			return nil
 		},
 	}
-	conn, err := d.DialContext(f.ctx, network, f.dst.String())
+	conn, err := d.DialContext(f.ctx, network, target.String())
 	if err != nil {
 		return nil, err
 	}
@@ -71,7 +76,7 @@ func (g *Gateway) dial(f *flow, network string) (net.Conn, error) {
 
 // allowsSpecial says whether a rule lets the flow reach the host itself.
 func (g *Gateway) allowsSpecial(f *flow) bool {
-	v := g.policy.Load().decide(f.peer.source, f.Network(), f.dst, special{what: "the host's own address"})
+	v := g.policy.Load().decide(f.from, f.Network(), f.dst, special{what: "the host's own address"})
 	return v.allowed
 }
 
@@ -81,6 +86,9 @@ func addrOf(a net.Addr) netip.Addr {
 		return a.AddrPort().Addr().Unmap()
 	case *net.UDPAddr:
 		return a.AddrPort().Addr().Unmap()
+	case *net.IPAddr:
+		addr, _ := netip.AddrFromSlice(a.IP)
+		return addr.Unmap()
 	}
 	return netip.Addr{}
 }
@@ -91,10 +99,10 @@ func (g *Gateway) accept(f *flow) (net.Conn, error) {
 	conn, err := f.Accept()
 	stop() // too late means that the connection is dead, which whoever uses it is told
 	if err != nil {
-		g.count(f.peer, func(c *counters) { c.failed.Add(1) })
+		f.count(func(c *counters) { c.failed.Add(1) })
 		return nil, err
 	}
-	g.count(f.peer, func(c *counters) { c.accepted.Add(1) })
+	f.count(func(c *counters) { c.accepted.Add(1) })
 	return conn, nil
 }
 
@@ -104,19 +112,18 @@ func (g *Gateway) turnAway(f *flow, err error) error {
 	switch {
 	case f.ctx.Err() != nil:
 		err = context.Cause(f.ctx)
-		g.count(f.peer, func(c *counters) { c.failed.Add(1) })
+		f.count(func(c *counters) { c.failed.Add(1) })
 		f.Drop()
 	case errors.Is(err, errNotAllowed):
-		g.deny(f.peer, f.Flow, f.dst, err.Error())
+		g.deny(&f.request, err.Error())
 	case reason != nil:
-		g.count(f.peer, func(c *counters) { c.refused.Add(1) })
+		f.count(func(c *counters) { c.refused.Add(1) })
 		f.Refuse(reason)
 	default:
-		g.count(f.peer, func(c *counters) { c.failed.Add(1) })
+		f.count(func(c *counters) { c.failed.Add(1) })
 		var timeout net.Error
 		if !errors.As(err, &timeout) || !timeout.Timeout() {
-			g.failed.log(g.log, slog.LevelWarn, "flow failed on this host",
-				append(flowAttrs(f.peer, f.Flow, f.dst), slog.Any("error", err))...)
+			g.failed.log(g.log, slog.LevelWarn, "flow failed on this host", &f.request, slog.Any("error", err))
 		}
 		f.Drop() // as the target, or as a host that is too busy
 	}

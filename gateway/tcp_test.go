@@ -17,7 +17,7 @@ const local = "allow to 127.0.0.0/8,::1 special\n"
 func TestTCP(t *testing.T) {
 	for _, address := range []string{"127.0.0.1:0", "[::1]:0"} {
 		t.Run(address, func(t *testing.T) {
-			l := listenTCP(t, address, echo)
+			l := listenTCP(t, address, echoTCP)
 			g := newGateway(t, Config{}, local)
 			f := newFlow(t, "laptop", "tcp", l.Addr().String())
 			ended := serve(g, f)
@@ -144,7 +144,7 @@ func TestTCPRefused(t *testing.T) {
 
 // TestTCPDenied: no rule, no flow, and the peer is told.
 func TestTCPDenied(t *testing.T) {
-	l := listenTCP(t, "127.0.0.1:0", echo)
+	l := listenTCP(t, "127.0.0.1:0", echoTCP)
 	for _, rules := range []string{"", "allow\n", "deny\n" + local, "allow from phone to 127.0.0.0/8 special"} {
 		g := newGateway(t, Config{}, rules)
 		f := newFlow(t, "laptop", "tcp", l.Addr().String())
