@@ -114,6 +114,7 @@ func (f *Flow) Accept() (net.Conn, error) {
 		return nil, f.opError("accept", err)
 	}
 	f.peer.stats.Accepted++
+	f.used = t.now()
 	f.conn = newFlowConn(f)
 	f.evictableLocked()
 	for i := range f.held {
@@ -138,6 +139,7 @@ func (f *Flow) Forward() error {
 		return f.opError("forward", err)
 	}
 	f.peer.stats.Forwarded++
+	f.used = t.now()
 	f.evictableLocked()
 	if back := f.key.reverse(); t.flows[back] == nil { // else the other side has begun too, and its flow is that way
 		t.flows[back] = f

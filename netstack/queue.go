@@ -46,11 +46,11 @@ const (
 type packetClass uint8
 
 const (
-	classStream   packetClass = iota // TCP with data: bounded by TCP's send buffers
-	classDatagram                    // bounded by the writers, who wait for room
-	classAck                         // TCP without data: bounded by dropping
-	classControl                     // bounded by dropping
-	classForwarded                   // from another peer: bounded by dropping
+	classStream    packetClass = iota // TCP with data: bounded by TCP's send buffers
+	classDatagram                     // bounded by the writers, who wait for room
+	classAck                          // TCP without data: bounded by dropping
+	classControl                      // bounded by dropping
+	classForwarded                    // from another peer: bounded by dropping
 	classes
 )
 

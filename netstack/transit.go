@@ -39,7 +39,8 @@ const (
 type flowLimits struct {
 	flows, peerFlows         int
 	undecided, peerUndecided int
-	// spared is how many undecided flows a peer may have when others have taken up all that there are.
+	// spared is how many flows, or undecided ones, a peer may have when others have taken up all that there are. There
+	// may be twice as many then.
 	spared int
 	// peerBuffered bounds what waits in a peer's flows, in bytes: held packets, and datagrams that were not read.
 	peerBuffered int64
@@ -103,7 +104,7 @@ type FlowStats struct {
 	Evicted uint64
 	// Capped packets would have begun a flow, and there were too many.
 	Capped uint64
-	// Unhandled packets would have begun a flow, and there was no handler.
+	// Unhandled packets were for addresses that are not the stack's own, and there was no handler.
 	Unhandled uint64
 }
 
@@ -304,8 +305,8 @@ func (t *transit) makeRoomLocked(peer *flowPeer) bool {
 		longest = &peer.idle // who takes more than a fair share pays for it
 	}
 	e := longest.Front()
-	if e == nil {
-		return false
+	if e == nil { // accepted TCP connections are all there are
+		return peer.open < l.spared && t.open < 2*l.flows
 	}
 	f := e.Value.(*Flow)
 	f.peer.stats.Evicted++
@@ -322,8 +323,11 @@ func (t *transit) peerLocked(id PeerID) *flowPeer {
 	return p
 }
 
-// touchLocked notes that a flow is in use.
+// touchLocked notes that a flow is in use. That it waits for a decision is counted from its beginning.
 func (t *transit) touchLocked(f *Flow) {
+	if f.state == flowUndecided || f.state == flowAccepting {
+		return
+	}
 	now := t.now()
 	if f.inIdle != nil && now-f.used > time.Second { // exact enough, and cheap
 		t.idle.MoveToBack(f.inIdle)
@@ -415,6 +419,18 @@ func (t *transit) readdressed(own *ownAddresses) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.endLocked(syscall.ECONNRESET, func(f *Flow) bool { return own.has(f.key.src.Addr()) || own.has(f.key.dst.Addr()) })
+}
+
+// sockets are the flows that the program has accepted and not closed.
+func (t *transit) sockets() (list []Socket) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, f := range t.flows {
+		if f.state == flowOpen {
+			list = append(list, Socket{Network: f.Network(), Local: f.Destination(), Remote: f.Source()})
+		}
+	}
+	return list
 }
 
 // close ends all flows, and TCP connections with a reset. It waits for everything but handlers.

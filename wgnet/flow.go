@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 
 	"example.com/wgnet/netstack"
 )
@@ -122,3 +123,57 @@ func (f *Flow) Drop() { f.flow.Drop() }
 
 // ErrFlowDecided is the error of a second decision about a [Flow].
 var ErrFlowDecided = netstack.ErrDecided
+
+// FlowStats counts flows: those that there are now, and what became of the others. See [Net.HandleFlows].
+type FlowStats struct {
+	// Open flows are accepted and not closed yet, or forwarded. Undecided ones wait for their handler.
+	Open      int `json:"open"`
+	Undecided int `json:"undecided"`
+	// Accepted, Forwarded, Refused and Dropped are decisions since the beginning. Dropped has flows whose handler returned
+	// without one or took longer than a minute, and those whose TCP handshake the other side did not complete.
+	Accepted  uint64 `json:"accepted"`
+	Forwarded uint64 `json:"forwarded"`
+	Refused   uint64 `json:"refused"`
+	Dropped   uint64 `json:"dropped"`
+	// Evicted flows were ended to make room for others.
+	Evicted uint64 `json:"evicted"`
+	// Capped packets would have begun a flow, but there were too many.
+	Capped uint64 `json:"capped"`
+	// Unhandled packets were for addresses that are not the Net's own, and there was no handler.
+	Unhandled uint64 `json:"unhandled"`
+}
+
+// String returns the counters that are not 0 as "1 open, 3 accepted", or "none".
+func (s FlowStats) String() string {
+	var parts []string
+	for _, c := range []struct {
+		n    uint64
+		name string
+	}{
+		{uint64(s.Open), "open"},
+		{uint64(s.Undecided), "undecided"},
+		{s.Accepted, "accepted"},
+		{s.Forwarded, "forwarded"},
+		{s.Refused, "refused"},
+		{s.Dropped, "dropped"},
+		{s.Evicted, "evicted"},
+		{s.Capped, "capped"},
+		{s.Unhandled, "unhandled"},
+	} {
+		if c.n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", c.n, c.name))
+		}
+	}
+	if len(parts) == 0 {
+		return "none"
+	}
+	return strings.Join(parts, ", ")
+}
+
+// logUnhandled says once why what a peer wants from beyond this host goes nowhere.
+func (n *Net) logUnhandled(src netstack.PeerID, dst netip.Addr) {
+	n.withPeer(src, func(p *peer) {
+		n.log.Warn("a packet for an address that is not ours goes nowhere: there is no handler for flows (HandleFlows)",
+			"peer", p.label(), "destination", dst)
+	})
+}
