@@ -59,6 +59,7 @@ func (s *Stack) InboundDropped() uint64 { return s.inbound.dropped.Load() }
 // LinkQueue is the state of the link's queue.
 type LinkQueue struct {
 	Stream, Datagram, Ack, Control int
+	Forwarded                      int
 	Dropped                        uint64
 	Waiting                        bool // a writer waits for room
 }
@@ -75,7 +76,7 @@ func (s *Stack) LinkQueue() LinkQueue {
 			c[class] += n
 		}
 	}
-	return LinkQueue{c[classStream], c[classDatagram], c[classAck], c[classControl], l.dropped, waiting}
+	return LinkQueue{c[classStream], c[classDatagram], c[classAck], c[classControl], c[classForwarded], l.dropped, waiting}
 }
 
 // SendRST puts an empty segment with the RST flag into the link's queue, as gVisor does.
