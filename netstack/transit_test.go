@@ -591,3 +591,77 @@ func TestFlowsAreShared(t *testing.T) {
 		t.Errorf("%+v: the flow of the second peer, or of the first one, has gone", peers)
 	}
 }
+
+// fault 18, for flows: Close, an end of the handler and another's beginning come at any moment under a flood of every kind.
+func TestCloseUnderFloodOfFlows(t *testing.T) {
+	checkGoroutines(t)
+	for round := range 30 {
+		decide := func(f *netstack.Flow) {
+			switch f.Source().Port() % 4 {
+			case 0:
+				f.Refuse(syscall.EHOSTUNREACH)
+			case 1:
+				_ = f.Forward() // which has nobody to forward to, or may come too late
+			default:
+				if c, err := f.Accept(); err == nil {
+					_, _ = c.Read(make([]byte, 10))
+					_, _ = c.Write([]byte("abc"))
+					c.Close()
+				}
+			}
+		}
+		s, err := netstack.New(netstack.Config{Addresses: testTransitAddresses})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.SetRoutes(append(routes(peerB, "10.0.0.2/32"), routes(peerC, "10.0.0.3/32")...))
+		if err := s.HandleFlows(decide); err != nil {
+			t.Fatal(err)
+		}
+		d := s.Device()
+		halfway, ended := make(chan struct{}), make(chan struct{}, 2)
+		go func() { // ends with the stack
+			bufs, sizes := [][]byte{make([]byte, 1<<16)}, make([]int, 1)
+			for {
+				if _, err := d.Read(bufs, sizes, 0); err != nil {
+					ended <- struct{}{}
+					return
+				}
+			}
+		}()
+		go func() { // ends with the stack
+			for i := 0; ; i++ {
+				if i == 10*round {
+					close(halfway)
+				}
+				port, dst := uint16(1+i%1000), []netip.Addr{addrLAN4, addrC4}[i/3%2]
+				syn := flowSYN
+				syn.SrcPort = port
+				packets := [][]byte{rawTCP(addrB4, dst, syn, nil), rawUDP(addrB4, dst, port, 53, []byte("x")), echoRequest(addrB4, dst, port, 1, "x")}
+				if _, err := d.Write([][]byte{packets[i%3]}, 0); err != nil {
+					ended <- struct{}{}
+					return
+				}
+			}
+		}()
+		<-halfway
+		if round%2 == 0 {
+			for _, handler := range []func(*netstack.Flow){nil, decide, nil} {
+				if err := s.HandleFlows(handler); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		if round%3 == 0 {
+			s.SetRoutes(routes(peerC, "10.0.0.2/32"))
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+		<-ended
+		<-ended
+		if keys, idle, _, buffered := s.FlowTable(); keys+idle+int(buffered) != 0 {
+			t.Errorf("%d keys, %d in the list, %d bytes are left", keys, idle, buffered)
+		}
+	}
+}
