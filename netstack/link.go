@@ -89,7 +89,7 @@ func (l *link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 		return 0, &tcpip.ErrClosedForSend{}
 	}
 	for _, pkt := range pkts.AsSlice() {
-		l.pushLocked(pkt)
+		l.pushLocked(pkt, classify(pkt))
 	}
 	l.mu.Unlock()
 	l.notify()
@@ -101,7 +101,7 @@ func (l *link) resend(pkts []*stack.PacketBuffer) {
 	l.mu.Lock()
 	for _, pkt := range pkts {
 		if !l.closed {
-			l.pushLocked(pkt)
+			l.pushLocked(pkt, classify(pkt))
 		}
 		pkt.DecRef()
 	}
@@ -117,14 +117,14 @@ func (l *link) notify() {
 }
 
 // The caller holds l.mu, as for all methods that end in Locked.
-func (l *link) pushLocked(pkt *stack.PacketBuffer) {
+func (l *link) pushLocked(pkt *stack.PacketBuffer, class packetClass) {
 	peer, ok := l.routes.Load().lookup(destination(pkt))
 	if !ok {
 		l.dropped++
 		return
 	}
-	class, q := classify(pkt), l.queueLocked(peer)
-	if class == classControl && q.counts[class] >= maxControlPackets || class == classAck && q.counts[class] >= maxAckPackets {
+	q := l.queueLocked(peer)
+	if limit := class.limit(); limit > 0 && q.counts[class] >= limit {
 		l.dropped++
 		return
 	}

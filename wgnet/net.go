@@ -134,6 +134,7 @@ func (n *Net) start() (err error) {
 		Read: func(id netstack.PeerID, packets int) {
 			n.withPeer(id, func(p *peer) { p.observed.packetsSent.Add(uint64(packets)) })
 		},
+		Unhandled: n.logUnhandled,
 	})
 	if err != nil {
 		return err
