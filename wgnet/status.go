@@ -70,6 +70,9 @@ type Status struct {
 	// replayed, belonged to an old session or carried a malformed packet, which cannot be told apart. Strangers can
 	// inflate it. It lags by two seconds, and while traffic flows by as much as was received in those.
 	NotAccepted uint64 `json:"not_accepted"`
+	// Problems say in words what is wrong with this host itself: its UDP socket is lost, its clock was set back. They are
+	// for people, and may change. It is nil if nothing is wrong.
+	Problems []string `json:"problems,omitempty"`
 	// Peers are in the order of the config.
 	Peers []PeerStatus `json:"peers"`
 }
@@ -121,6 +124,9 @@ func (n *Net) Status() Status {
 		Peers:       make([]PeerStatus, len(peers.all)),
 	}
 	closed := n.ctx.Err() != nil
+	if !closed {
+		s.Problems = n.problems()
+	}
 	for i, p := range peers.all {
 		m := measured[p.link]
 		s.Peers[i] = PeerStatus{
@@ -202,6 +208,9 @@ func (s Status) String() string {
 	line("uptime", "%s", longDuration(s.Time.Sub(s.Started)))
 	if s.NotAccepted > 0 {
 		line("not accepted", "%d (authentication, replay or old session)", s.NotAccepted)
+	}
+	for _, text := range s.Problems {
+		line("problem", "%s", text)
 	}
 	peers := slices.Clone(s.Peers)
 	slices.SortStableFunc(peers, func(p, q PeerStatus) int { return q.LastHandshake.Compare(p.LastHandshake) })
