@@ -72,6 +72,9 @@ type Status struct {
 	NotAccepted uint64 `json:"not_accepted"`
 	// Flows counts what peers have begun with other addresses than the host's own: see [Net.HandleFlows].
 	Flows FlowStats `json:"flows"`
+	// Problems say in words what is wrong with this host itself: its UDP socket is lost, its clock was set back. They are
+	// for people, and may change. It is nil if nothing is wrong.
+	Problems []string `json:"problems,omitempty"`
 	// Peers are in the order of the config.
 	Peers []PeerStatus `json:"peers"`
 }
@@ -127,6 +130,9 @@ func (n *Net) Status() Status {
 	flows, flowsOf := n.stack.FlowStats()
 	s.Flows = FlowStats(flows)
 	closed := n.ctx.Err() != nil
+	if !closed {
+		s.Problems = n.problems()
+	}
 	for i, p := range peers.all {
 		m := measured[p.link]
 		s.Peers[i] = PeerStatus{
@@ -209,6 +215,9 @@ func (s Status) String() string {
 	line("uptime", "%s", longDuration(s.Time.Sub(s.Started)))
 	if s.NotAccepted > 0 {
 		line("not accepted", "%d (authentication, replay or old session)", s.NotAccepted)
+	}
+	for _, text := range s.Problems {
+		line("problem", "%s", text)
 	}
 	peers := slices.Clone(s.Peers)
 	slices.SortStableFunc(peers, func(p, q PeerStatus) int { return q.LastHandshake.Compare(p.LastHandshake) })

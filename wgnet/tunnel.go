@@ -26,6 +26,7 @@ const (
 	logOurResponse    = "%v - Sending handshake response"
 	logPeerInitiation = "%v - Received handshake initiation"
 	logKeepalive      = "%v - Receiving keepalive packet"
+	logUnsent         = "%v - Failed to send handshake initiation: %v"
 	logGivingUp       = "%s - Handshake did not complete after %d attempts, giving up"
 	logDisallowed4    = "IPv4 packet with disallowed source address from %v"
 	logDisallowed6    = "IPv6 packet with disallowed source address from %v"
@@ -192,7 +193,19 @@ func (t *tunnel) errorf(closing bool, format string, args ...any) {
 	if closing {
 		level = slog.LevelDebug // what the device meets now is our doing: the sockets and the stack may go before it
 	}
+	if format == logUnsent {
+		t.noteUnsent(args)
+	}
 	t.translate(level, format, args)
+}
+
+// noteUnsent notes that an initiation has not left this host.
+func (t *tunnel) noteUnsent(args []any) {
+	dev, ok := args[0].(*device.Peer)
+	err, isError := args[1].(error)
+	if p, known := t.byDevice.Load(dev); ok && isError && known {
+		p.(*peer).unsent.Store(&err)
+	}
 }
 
 func (t *tunnel) note(p *peer, format string) {
@@ -203,6 +216,7 @@ func (t *tunnel) note(p *peer, format string) {
 		}
 		p.initiated.Store(t.now())
 		p.handshake.Store(t.now())
+		p.unsent.Store(nil)
 		p.observed.abandoned.Store(false)
 	case logOurResponse:
 		p.handshake.Store(t.now())
@@ -223,6 +237,7 @@ func (t *tunnel) note(p *peer, format string) {
 		}
 	case logKeepalive:
 		t.accepted.Add(1)
+		p.observed.keepalives.Add(1)
 		t.confirm(p)
 	case logDisallowed4, logDisallowed6, logBadVersion:
 		t.accepted.Add(1)
