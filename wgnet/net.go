@@ -120,6 +120,8 @@ func (n *Net) start() (err error) {
 		Sent:        func(packets int) { n.stack.Sent(packets) },
 		MaxBacklog:  maxBacklog,
 		Destination: n.observer.noticeMove,
+		Response:    func(message []byte) { n.tunnel.confirmations.answer(message) },
+		Keepalive:   func(message []byte) { n.tunnel.confirmations.arrived(message) },
 	})
 	if err != nil {
 		return err

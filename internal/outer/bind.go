@@ -108,6 +108,9 @@ func (b *bind) Send(bufs [][]byte, to conn.Endpoint) error {
 		return net.ErrClosed
 	}
 	b.sockets.announce(e)
+	if len(bufs) == 1 && isResponse(bufs[0]) {
+		b.sockets.cfg.Response(bufs[0])
+	}
 	if n := dataMessages(bufs); n > 0 {
 		b.sockets.cfg.Sending()
 		defer b.sockets.cfg.Sent(n)
@@ -122,11 +125,13 @@ func (b *bind) Send(bufs [][]byte, to conn.Endpoint) error {
 	}
 }
 
-// A data message is of type 4 and has a header of 16 bytes and a tag of 16; without content it is a keepalive (WireGuard
-// paper, section 5.4.6).
+// A handshake response is of type 2 (WireGuard paper, section 5.4.3). A data message is of type 4 and has a header of 16
+// bytes and a tag of 16; without content it is a keepalive (section 5.4.6).
 const (
-	dataMessage  = 4
-	keepaliveLen = 16 + 16
+	responseMessage = 2
+	responseLen     = 92
+	dataMessage     = 4
+	keepaliveLen    = 16 + 16
 )
 
 // dataMessages counts the messages that carry a packet.
@@ -150,6 +155,10 @@ func countData(bufs [][]byte, sizes []int) (n int) {
 }
 
 func isData(b []byte) bool { return len(b) > keepaliveLen && b[0] == dataMessage }
+
+func isKeepalive(b []byte) bool { return len(b) == keepaliveLen && b[0] == dataMessage }
+
+func isResponse(b []byte) bool { return len(b) == responseLen && b[0] == responseMessage }
 
 // ParseEndpoint implements conn.Bind. s is "ip:port", with a zone for a link-local address.
 func (b *bind) ParseEndpoint(s string) (conn.Endpoint, error) {
@@ -180,6 +189,7 @@ func (r *session) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int,
 		case n > 0:
 			s.backlog.add(countData(bufs[:n], sizes))
 			s.received.add(receivedMessages(bufs[:n], sizes), time.Now())
+			s.tellKeepalives(bufs[:n], sizes)
 			return n, nil
 		case err == nil:
 		case errors.Is(err, os.ErrDeadlineExceeded):
