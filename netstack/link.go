@@ -174,9 +174,14 @@ func (l *link) offerLocked(q *peerQueue, pushed bool) {
 // openLocked says whether packets may go to the queue's peer.
 func (l *link) openLocked(q *peerQueue) bool { return l.needSession == nil || q.session > l.now() }
 
-// setSession says until when the device has a session with a peer, in the link's time.
+// setSession says until when the device has a session with a peer, in the link's time. It may come late, for a peer that
+// retain has forgotten: what it made then would stay for good.
 func (l *link) setSession(peer PeerID, until time.Duration) {
 	l.mu.Lock()
+	if !l.routes.Load().serves(peer) {
+		l.mu.Unlock()
+		return
+	}
 	q := l.queueLocked(peer)
 	q.session, q.asked = until, 0
 	l.offerLocked(q, false)

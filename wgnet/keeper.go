@@ -136,7 +136,7 @@ func (t *tunnel) rebuild(ctx context.Context, peers []*peer) {
 		case <-timer.C:
 		}
 		for _, p := range peers {
-			if p = t.peers().byID[p.id]; p != nil && p.session.Load() < begin && !p.confirming.Load() && ctx.Err() == nil {
+			if p = t.peers().byID[p.id]; p != nil && p.session.Load() < begin && p.confirming.Load() == nil && ctx.Err() == nil {
 				t.initiateNow(p)
 			}
 		}

@@ -126,6 +126,8 @@ func (n *Net) start() (err error) {
 		Destination: n.observer.noticeMove,
 		Lost:        n.socketLost,
 		Reopened:    n.socketReopened,
+		Response:    func(message []byte) { n.tunnel.confirmations.answer(message) },
+		Keepalive:   func(message []byte) { n.tunnel.confirmations.arrived(message) },
 	})
 	if err != nil {
 		return err

@@ -161,7 +161,7 @@ func (t *tunnel) state(p *peer) SessionState {
 	}
 	_, up := t.sessionAge(p)
 	// The device repeats an initiation after Rekey-Timeout, and a moment.
-	trying := (p.attempts.Load() > 0 || p.confirming.Load()) && !p.observed.abandoned.Load() &&
+	trying := (p.attempts.Load() > 0 || p.confirming.Load() != nil) && !p.observed.abandoned.Load() &&
 		t.now()-p.handshake.Load() < int64(2*device.RekeyTimeout)
 	switch {
 	case up && !closed:

@@ -55,6 +55,9 @@ type Config struct {
 	// has taken its place, perhaps on another port if any port was asked for. They must not block.
 	Lost     func(error)
 	Reopened func()
+	// Response, if not nil, is called with each handshake response before it is sent, and Keepalive with each message of
+	// a keepalive's form that has come, from whomever, before a receive function returns it. They must not block.
+	Response, Keepalive func(message []byte)
 	// Logger gets the network errors that are waited out, at a bounded rate. nil discards.
 	Logger *slog.Logger
 }
@@ -127,6 +130,12 @@ func newSockets(sock socket, cfg Config) *Sockets {
 	}
 	if cfg.Sent == nil {
 		cfg.Sent = func(int) {}
+	}
+	if cfg.Response == nil {
+		cfg.Response = func([]byte) {}
+	}
+	if cfg.Keepalive == nil {
+		cfg.Keepalive = func([]byte) {}
 	}
 	s := &Sockets{
 		cfg: cfg, log: logger(cfg.Logger), batch: sock.batchSize(), closed: make(chan struct{}),
