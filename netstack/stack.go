@@ -84,6 +84,7 @@ type Stack struct {
 	inbound inbound
 	silence *silenceWatch
 	closing closingList
+	taps    tapList
 
 	own    atomic.Pointer[ownAddresses]
 	routes atomic.Pointer[routeTable] // nil until the first SetRoutes: everything is peer 0's
