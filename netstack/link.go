@@ -69,7 +69,7 @@ type link struct {
 func newLink(s *Stack, cfg Config) *link {
 	return &link{
 		mtu: uint32(cfg.MTU), ended: make(chan struct{}), wake: make(chan struct{}, 1), silence: s.silence, routes: &s.routes,
-		taps: &s.taps,
+		taps:  &s.taps,
 		begin: time.Now(), needSession: cfg.NeedSession, reads: cfg.Read, maxInFlight: cfg.MaxInFlight,
 		queues:    map[PeerID]*peerQueue{},
 		endpoints: map[tcpip.NetworkProtocolNumber]stack.NetworkEndpoint{},
