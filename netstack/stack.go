@@ -88,6 +88,7 @@ type Stack struct {
 	silence *silenceWatch
 	transit *transit
 	closing closingList
+	taps    tapList
 
 	own    atomic.Pointer[ownAddresses]
 	routes atomic.Pointer[routeTable] // nil until the first SetRoutes: everything is peer 0's

@@ -117,8 +117,10 @@ type PeerStatus struct {
 
 // Status returns how things stand. It asks nobody but this process, and waits for nothing. After [Net.Close] no session
 // is up, and what the device has counted is gone: endpoints, handshake times and bytes.
-func (n *Net) Status() Status {
-	now := n.state.Load()
+func (n *Net) Status() Status { return n.status(n.state.Load()) }
+
+// status is that of a state, whose peers are in the same order.
+func (n *Net) status(now *state) Status {
 	peers := now.peers
 	measured := n.tunnel.engine.Load().measurements(peers)
 	s := Status{
