@@ -48,6 +48,12 @@
 // Config says: other peers, another key, other addresses, another port. It is all or nothing, and touches what differs
 // only. Connections to a peer that is removed, and on an address that goes, are reset.
 //
+// # Beyond the Net's own addresses
+//
+// A peer may send to addresses behind this host, or of other peers, if its own AllowedIPs have them. Such packets go
+// nowhere until [Net.HandleFlows] has a handler: it sees each connection, UDP conversation and ping before anything is
+// answered, and accepts it as a [net.Conn], forwards it to the peer that serves the address, refuses or drops it.
+//
 // # Names
 //
 // A host to dial is an IP address, localhost, the name of a peer ([PeerConfig.Name]), or a name that the servers in
