@@ -46,6 +46,7 @@ func (d *Device) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 // fit to be seen by the stack are dropped and counted; that is no error. It returns [os.ErrClosed] once the stack
 // is closed.
 func (d *Device) Write(bufs [][]byte, offset int) (int, error) {
+	d.stack.tapInbound(bufs, offset)
 	var batch [batchSize]inboundPacket // not kept in d: several goroutines write at the same time
 	n := 0
 	for i, buf := range bufs {

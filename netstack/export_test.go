@@ -141,6 +141,14 @@ func (s *Stack) SetFlowLimits(flows, peerFlows, undecided, peerUndecided, spared
 // ExpireFlows does what happens when so much time has passed without a packet.
 func (s *Stack) ExpireFlows(after time.Duration) { s.transit.expire(s.transit.now() + after) }
 
+// AgeFlows lets time go by for flows.
+func (s *Stack) AgeFlows(d time.Duration) {
+	t := s.transit
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.begin = t.begin.Add(-d)
+}
+
 // TransitEndpoints counts the TCP endpoints of the second stack.
 func (s *Stack) TransitEndpoints() int {
 	if tcp := s.transit.tcpStack(); tcp != nil {

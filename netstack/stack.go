@@ -88,6 +88,7 @@ type Stack struct {
 	silence *silenceWatch
 	transit *transit
 	closing closingList
+	taps    tapList
 
 	own    atomic.Pointer[ownAddresses]
 	routes atomic.Pointer[routeTable] // nil until the first SetRoutes: everything is peer 0's
@@ -255,7 +256,7 @@ func (s *Stack) PeerFor(addr netip.Addr) (PeerID, bool) {
 func (s *Stack) Resend(peer PeerID) { s.link.resend(s.silence.take(peer)) }
 
 // SetSession says until when the device has a session with a peer. The zero time means that there is none.
-// It has an effect only if [Config.NeedSession] is set. [Stack.SetRoutes] forgets it for a peer that has no route.
+// It has an effect only if [Config.NeedSession] is set, and for a peer that has a route: [Stack.SetRoutes] forgets the others.
 func (s *Stack) SetSession(peer PeerID, until time.Time) {
 	s.link.setSession(peer, until.Sub(s.link.begin))
 }

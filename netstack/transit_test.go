@@ -566,6 +566,48 @@ func TestUDPFlowsAreBounded(t *testing.T) {
 	}
 }
 
+// What is in use is not what was idle for longest.
+func TestFlowInUseIsNotEvicted(t *testing.T) {
+	flows, handler := flowsOf()
+	s, w := newTransit(t, handler)
+	s.SetFlowLimits(100, 3, 100, 100, 8)
+	var all []*netstack.Flow
+	begin := func(port uint16) {
+		t.Helper()
+		w.send(rawUDP(addrB4, addrC4, port, 53, nil))
+		f := <-flows
+		if err := f.Forward(); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, f)
+	}
+	for port := range uint16(3) {
+		begin(1 + port)
+	}
+	for range 4 { // in steps that are shorter than what is noticed at once
+		s.AgeFlows(600 * time.Millisecond)
+		w.send(rawUDP(addrB4, addrC4, 1, 53, nil), rawUDP(addrC4, addrB4, 53, 2, nil))
+	}
+	begin(4)
+	for i, f := range all {
+		if evicted := f.Context().Err() != nil; evicted != (i == 2) {
+			t.Errorf("flow %d is evicted: %v", i, evicted)
+		}
+	}
+}
+
+// The second stack says nothing of its own accord, to whom it could, when it begins.
+func TestTransitStackIsSilent(t *testing.T) {
+	s := newStack(t, netstack.Config{Addresses: testTransitAddresses})
+	s.SetRoutes(routes(peerB, "0.0.0.0/0", "::/0"))
+	w := newWire(t, s)
+	w.quiet(t)
+	if err := s.HandleFlows(func(*netstack.Flow) {}); err != nil {
+		t.Fatal(err)
+	}
+	w.quiet(t)
+}
+
 // A peer that has taken up all flows pays with its own for another peer's.
 func TestFlowsAreShared(t *testing.T) {
 	s, w := newTransit(t, func(f *netstack.Flow) {

@@ -48,6 +48,12 @@
 // Config says: other peers, another key, other addresses, another port. It is all or nothing, and touches what differs
 // only. Connections to a peer that is removed, and on an address that goes, are reset.
 //
+// # Beyond the Net's own addresses
+//
+// A peer may send to addresses behind this host, or of other peers, if its own AllowedIPs have them. Such packets go
+// nowhere until [Net.HandleFlows] has a handler: it sees each connection, UDP conversation and ping before anything is
+// answered, and accepts it as a [net.Conn], forwards it to the peer that serves the address, refuses or drops it.
+//
 // # Names
 //
 // A host to dial is an IP address, localhost, the name of a peer ([PeerConfig.Name]), or a name that the servers in
@@ -68,6 +74,9 @@
 // reached. [Config.Logger] hears the same story at level Info, trouble at Warn, and the protocol at Debug; what strangers
 // can cause is logged once in ten seconds at most. None of them can know whether a handshake initiation arrived, which of
 // a wrong key, a firewall or a clock kept the other side silent, or whether a peer is still there between two packets.
+//
+// [Net.Capture] writes the packets inside the tunnel as a file that Wireshark and tcpdump open.
+// [Net.ServeUAPI] lets `wg show` show a Net.
 //
 // # Limits
 //

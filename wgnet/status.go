@@ -72,6 +72,9 @@ type Status struct {
 	NotAccepted uint64 `json:"not_accepted"`
 	// Flows counts what peers have begun with other addresses than the host's own: see [Net.HandleFlows].
 	Flows FlowStats `json:"flows"`
+	// Problems say in words what is wrong with this host itself: its UDP socket is lost, its clock was set back. They are
+	// for people, and may change. It is nil if nothing is wrong.
+	Problems []string `json:"problems,omitempty"`
 	// Peers are in the order of the config.
 	Peers []PeerStatus `json:"peers"`
 }
@@ -114,8 +117,10 @@ type PeerStatus struct {
 
 // Status returns how things stand. It asks nobody but this process, and waits for nothing. After [Net.Close] no session
 // is up, and what the device has counted is gone: endpoints, handshake times and bytes.
-func (n *Net) Status() Status {
-	now := n.state.Load()
+func (n *Net) Status() Status { return n.status(n.state.Load()) }
+
+// status is that of a state, whose peers are in the same order.
+func (n *Net) status(now *state) Status {
 	peers := now.peers
 	measured := n.tunnel.engine.Load().measurements(peers)
 	s := Status{
@@ -127,6 +132,9 @@ func (n *Net) Status() Status {
 	flows, flowsOf := n.stack.FlowStats()
 	s.Flows = FlowStats(flows)
 	closed := n.ctx.Err() != nil
+	if !closed {
+		s.Problems = n.problems()
+	}
 	for i, p := range peers.all {
 		m := measured[p.link]
 		s.Peers[i] = PeerStatus{
@@ -155,7 +163,7 @@ func (t *tunnel) state(p *peer) SessionState {
 	}
 	_, up := t.sessionAge(p)
 	// The device repeats an initiation after Rekey-Timeout, and a moment.
-	trying := (p.attempts.Load() > 0 || p.confirming.Load()) && !p.observed.abandoned.Load() &&
+	trying := (p.attempts.Load() > 0 || p.confirming.Load() != nil) && !p.observed.abandoned.Load() &&
 		t.now()-p.handshake.Load() < int64(2*device.RekeyTimeout)
 	switch {
 	case up && !closed:
@@ -209,6 +217,9 @@ func (s Status) String() string {
 	line("uptime", "%s", longDuration(s.Time.Sub(s.Started)))
 	if s.NotAccepted > 0 {
 		line("not accepted", "%d (authentication, replay or old session)", s.NotAccepted)
+	}
+	for _, text := range s.Problems {
+		line("problem", "%s", text)
 	}
 	peers := slices.Clone(s.Peers)
 	slices.SortStableFunc(peers, func(p, q PeerStatus) int { return q.LastHandshake.Compare(p.LastHandshake) })
