@@ -130,3 +130,9 @@ func (c *TCPConn) Buffers() (send, receive int64) {
 	o := c.ep.SocketOptions()
 	return o.GetSendBufferSize(), o.GetReceiveBufferSize()
 }
+
+// Revived counts the retransmission timers that gVisor had not armed.
+func (s *Stack) Revived() uint64 { return s.again.revived.Load() }
+
+// KnowsSender says whether gVisor's private fields are those that the watch over retransmissions looks at.
+func KnowsSender() bool { return senderFields() != nil }

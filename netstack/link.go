@@ -34,6 +34,7 @@ type link struct {
 	ended   chan struct{} // closed by close
 	wake    chan struct{} // holds one token when there may be something to read
 	silence *silenceWatch
+	again   *retransmitWatch
 	routes  *atomic.Pointer[routeTable]
 	begin   time.Time // where the link's time begins
 	// needSession is Config.NeedSession, reads Config.Read, maxInFlight Config.MaxInFlight.
@@ -67,8 +68,8 @@ type link struct {
 
 func newLink(s *Stack, cfg Config) *link {
 	return &link{
-		mtu: uint32(cfg.MTU), ended: make(chan struct{}), wake: make(chan struct{}, 1), silence: s.silence, routes: &s.routes,
-		begin: time.Now(), needSession: cfg.NeedSession, reads: cfg.Read, maxInFlight: cfg.MaxInFlight,
+		mtu: uint32(cfg.MTU), ended: make(chan struct{}), wake: make(chan struct{}, 1), silence: s.silence,
+		again: s.again, routes: &s.routes, begin: time.Now(), needSession: cfg.NeedSession, reads: cfg.Read, maxInFlight: cfg.MaxInFlight,
 		queues:    map[PeerID]*peerQueue{},
 		endpoints: map[tcpip.NetworkProtocolNumber]stack.NetworkEndpoint{},
 	}
@@ -124,6 +125,9 @@ func (l *link) pushLocked(pkt *stack.PacketBuffer) {
 		return
 	}
 	class, q := classify(pkt), l.queueLocked(peer)
+	if class == classStream {
+		l.again.sent()
+	}
 	if class == classControl && q.counts[class] >= maxControlPackets || class == classAck && q.counts[class] >= maxAckPackets {
 		l.dropped++
 		return

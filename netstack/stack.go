@@ -83,6 +83,7 @@ type Stack struct {
 	link    *link
 	inbound inbound
 	silence *silenceWatch
+	again   *retransmitWatch
 	closing closingList
 
 	own    atomic.Pointer[ownAddresses]
@@ -127,7 +128,6 @@ func New(cfg Config) (*Stack, error) {
 	s.own.Store(own)
 	s.inbound.own = &s.own
 	s.silence = newSilenceWatch(&s.routes, cfg.Silent)
-	s.link = newLink(s, cfg)
 	s.stack = stack.New(stack.Options{
 		NetworkProtocols: []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
 		TransportProtocols: []stack.TransportProtocolFactory{
@@ -135,6 +135,8 @@ func New(cfg Config) (*Stack, error) {
 		},
 		HandleLocal: true,
 	})
+	s.again = newRetransmitWatch(s.stack.RegisteredEndpoints)
+	s.link = newLink(s, cfg)
 	if err := s.setUp(own); err != nil {
 		s.stack.Destroy()
 		return nil, err
@@ -193,7 +195,7 @@ func (s *Stack) setOptions() error {
 	sack := tcpip.TCPSACKEnabled(true)
 	congestion := tcpip.CongestionControlOption(tune.Congestion)
 	recovery := tcpip.TCPRACKLossDetection
-	if tune.Recovery == "sack" {
+	if tune.Recovery == "sack" || senderFields() == nil {
 		recovery = 0
 	}
 	// A port in TIME_WAIT may be taken again for a new connection after a second, as timestamps allow (RFC 6191);
@@ -271,6 +273,7 @@ func (s *Stack) Close() error {
 		s.stack.Close()
 		s.link.close()
 		s.stack.Wait()
+		s.again.close()
 	})
 	return nil
 }
