@@ -80,6 +80,13 @@ type peerQueue struct {
 	asked   time.Duration // when a session was last asked for; 0 is never
 
 	ready, waiting bool // in link.ready, in link.waiting
+
+	// See flight.go.
+	inFlight int           // packets out of the queue and not sent yet
+	sending  int           // sends under way
+	movedAt  time.Duration // when a packet was last taken out or sent
+	stalled  bool          // what was in flight was taken for lost, and nothing was sent since
+	flying   bool          // in link.flying
 }
 
 func (q *peerQueue) push(pkt *stack.PacketBuffer, class packetClass) {

@@ -116,7 +116,7 @@ func TestConfirmation(t *testing.T) {
 	deaf.Store(false)
 	begun := time.Time{}
 	await(t, "the session", func() bool {
-		if time.Since(begun) > time.Second { // one that comes too soon after another is refused
+		if time.Since(begun) > 300*time.Millisecond { // one that comes too soon after another is refused
 			begun = time.Now()
 			second.tunnel.initiateNow(second.peers().all[0])
 		}

@@ -19,7 +19,7 @@ import (
 	"example.com/wgnet/netstack"
 )
 
-// maxInFlight bounds the packets between the stack and the socket. The device's queues hold tens of thousands, of 64 KiB
+// maxInFlight bounds the packets between the stack and the socket, for each peer. The device's queues hold tens of thousands, of 64 KiB
 // each: with them full everything is slower, caches and other peers' packets above all.
 const maxInFlight = 128
 
@@ -116,8 +116,16 @@ func (n *Net) start() (err error) {
 	cfg, peers := n.config(), n.peers()
 	n.sockets, err = outer.Open(outer.Config{
 		Port: cfg.ListenPort, Control: cfg.Control, ListenPacket: cfg.ListenPacket, Logger: n.log,
-		Sending:     func() { n.stack.Sending() },
-		Sent:        func(packets int) { n.stack.Sent(packets) },
+		Sending: func(message []byte) {
+			if id, ok := n.stack.PeerOf(message); ok {
+				n.stack.Sending(id)
+			}
+		},
+		Sent: func(message []byte, packets int) {
+			if id, ok := n.stack.PeerOf(message); ok {
+				n.stack.Sent(id, packets)
+			}
+		},
 		MaxBacklog:  maxBacklog,
 		Destination: n.observer.noticeMove,
 		Response:    func(message []byte) { n.tunnel.confirmations.answer(message) },

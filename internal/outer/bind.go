@@ -111,9 +111,9 @@ func (b *bind) Send(bufs [][]byte, to conn.Endpoint) error {
 	if len(bufs) == 1 && isResponse(bufs[0]) {
 		b.sockets.cfg.Response(bufs[0])
 	}
-	if n := dataMessages(bufs); n > 0 {
-		b.sockets.cfg.Sending()
-		defer b.sockets.cfg.Sent(n)
+	if first, n := dataMessages(bufs); n > 0 {
+		b.sockets.cfg.Sending(first)
+		defer b.sockets.cfg.Sent(first, n)
 	}
 	for sock := b.sockets.sock(); ; {
 		err := sock.send(bufs, e, current.done)
@@ -134,14 +134,16 @@ const (
 	keepaliveLen    = 16 + 16
 )
 
-// dataMessages counts the messages that carry a packet.
-func dataMessages(bufs [][]byte) (n int) {
+// dataMessages returns the first message that carries a packet, and how many do.
+func dataMessages(bufs [][]byte) (first []byte, n int) {
 	for _, b := range bufs {
 		if isData(b) {
-			n++
+			if n++; n == 1 {
+				first = b
+			}
 		}
 	}
-	return n
+	return first, n
 }
 
 // countData is dataMessages for messages that begin buffers.
