@@ -44,11 +44,12 @@ type link struct {
 	// endpoints are gVisor's for IPv4 and IPv6 on this link. Set once, before the first packet.
 	endpoints map[tcpip.NetworkProtocolNumber]stack.NetworkEndpoint
 
-	// readMu guards reading, readingOf and segmenter, and lets one device's reader at a time copy. Lock order: readMu, mu.
-	readMu    sync.Mutex
-	reading   fifo[*stack.PacketBuffer] // taken out of a queue and not written yet
-	readingOf PeerID                    // whose queue that was
-	segmenter segmenter
+	// readMu guards reading, readingOf, readingMTU and segmenter, and lets one device's reader at a time copy. Lock order: readMu, mu.
+	readMu     sync.Mutex
+	reading    fifo[*stack.PacketBuffer] // taken out of a queue and not written yet
+	readingOf  PeerID                    // whose queue that was
+	readingMTU int                       // of the path to that peer, or 0
+	segmenter  segmenter
 
 	mu         sync.Mutex // guards what follows
 	queues     map[PeerID]*peerQueue
@@ -314,7 +315,7 @@ func (l *link) take(bufs [][]byte, sizes []int, offset int) (n int, pause time.D
 					break
 				}
 			}
-			l.segmenter.start(l.reading.pop())
+			l.segmenter.start(l.reading.pop(), l.readingMTU)
 		}
 		if size := l.segmenter.next(bufs[n][offset:]); size > 0 {
 			if l.maxInFlight > 0 {
@@ -351,12 +352,13 @@ func (l *link) refill(n int) bool {
 		if q.stalled {
 			room = min(room, 1)
 		}
+		l.forgetPathLocked(q)
 		charge := 0
 		for open := l.openLocked(q); open && charge < room && q.size > 0; {
 			pkt := q.pop()
-			charge += packetsIn(pkt)
+			charge += packetsIn(pkt, q.pathMTU)
 			l.reading.push(pkt)
-			l.readingOf, l.taken = q.peer, true
+			l.readingOf, l.readingMTU, l.taken = q.peer, q.pathMTU, true
 		}
 		if charge > 0 {
 			l.chargeLocked(q, charge)

@@ -17,11 +17,19 @@ import (
 	"example.com/wgnet/internal/outer"
 	"example.com/wgnet/internal/resolver"
 	"example.com/wgnet/netstack"
+	"golang.zx2c4.com/wireguard/device"
 )
 
 // maxInFlight bounds the packets between the stack and the socket, for each peer. The device's queues hold tens of thousands, of 64 KiB
 // each: with them full everything is slower, caches and other peers' packets above all.
 const maxInFlight = 128
+
+// What a packet becomes in a message: it is padded to a multiple, and gets a header and a tag (WireGuard paper, section
+// 5.4.6).
+const (
+	messageOverhead = device.MessageTransportSize
+	paddingMultiple = device.PaddingMultiple
+)
 
 // maxBacklog is the same for the way in, where strangers can send what looks like a packet.
 const maxBacklog = 256
@@ -124,6 +132,11 @@ func (n *Net) start() (err error) {
 		Sent: func(message []byte, packets int) {
 			if id, ok := n.stack.PeerOf(message); ok {
 				n.stack.Sent(id, packets)
+			}
+		},
+		PathMTU: func(message []byte, size int) {
+			if id, ok := n.stack.PeerOf(message); ok {
+				n.stack.SetPathMTU(id, (size-messageOverhead)/paddingMultiple*paddingMultiple)
 			}
 		},
 		MaxBacklog:  maxBacklog,

@@ -114,6 +114,7 @@ func (b *bind) Send(bufs [][]byte, to conn.Endpoint) error {
 	if first, n := dataMessages(bufs); n > 0 {
 		b.sockets.cfg.Sending(first)
 		defer b.sockets.cfg.Sent(first, n)
+		defer b.sockets.tellPath(e, first)
 	}
 	for sock := b.sockets.sock(); ; {
 		err := sock.send(bufs, e, current.done)
@@ -122,6 +123,13 @@ func (b *bind) Send(bufs [][]byte, to conn.Endpoint) error {
 			return err
 		}
 		sock = now // another has taken its place. What goes out twice is a replay to the peer.
+	}
+}
+
+// tellPath tells what the path takes, if a send of data has just learned that.
+func (s *Sockets) tellPath(e *endpoint, message []byte) {
+	if fits, ok := e.path.news(); ok {
+		s.cfg.PathMTU(message, fits)
 	}
 }
 

@@ -45,6 +45,9 @@ type Config struct {
 	// or not. They must not block.
 	Sending func(message []byte)
 	Sent    func(message []byte, n int)
+	// PathMTU, if not nil, is called between these two when the system is found to know that the path takes no datagrams as
+	// large as those that were sent without fragments, with the size of the largest that it does take. Only Linux tells.
+	PathMTU func(message []byte, size int)
 	// MaxBacklog, if not 0, bounds the data messages that receive functions have returned and [Sockets.Delivered] was not
 	// told of. A batch may pass it.
 	MaxBacklog int
@@ -123,6 +126,9 @@ func newSockets(sock socket, cfg Config) *Sockets {
 	}
 	if cfg.Sent == nil {
 		cfg.Sent = func([]byte, int) {}
+	}
+	if cfg.PathMTU == nil {
+		cfg.PathMTU = func([]byte, int) {}
 	}
 	if cfg.Response == nil {
 		cfg.Response = func([]byte) {}
