@@ -91,7 +91,14 @@ type Stack struct {
 	closeOnce sync.Once
 	done      chan struct{} // closed when Close begins
 
-	addressMu sync.Mutex // held by SetAddresses. Lock order: addressMu, mu.
+	drainOnce sync.Once
+	draining  chan struct{} // closed when Drain begins
+	drained   atomic.Bool   // by Drain, with everything delivered
+
+	addressMu sync.Mutex // held by SetAddresses. Lock order: addressMu, mu; moveMu, mu.
+	// moveMu is held while addresses change hands, from before the device knows of it until what was connected to them
+	// has ended. Who pins a connection to a peer holds it for reading.
+	moveMu sync.RWMutex
 
 	mu     sync.Mutex // guards dials and claims, and orders changes of routes
 	dials  map[*pendingDial]struct{}
@@ -123,7 +130,10 @@ func New(cfg Config) (*Stack, error) {
 	}
 
 	quiet()
-	s := &Stack{done: make(chan struct{}), dials: map[*pendingDial]struct{}{}, claims: map[*claim]struct{}{}}
+	s := &Stack{
+		done: make(chan struct{}), draining: make(chan struct{}),
+		dials: map[*pendingDial]struct{}{}, claims: map[*claim]struct{}{},
+	}
 	s.own.Store(own)
 	s.inbound.own = &s.own
 	s.silence = newSilenceWatch(&s.routes, cfg.Silent)
@@ -263,13 +273,21 @@ func (s *Stack) Sent(n int) { s.link.sent(n) }
 
 // Close ends the stack: its connections are aborted, its listeners closed, everything that waits returns
 // [net.ErrClosed]. It returns when all goroutines of the stack have ended. It is idempotent and may be called at any
-// moment. The other sides learn of it by the resets that the device still reads before it gets [os.ErrClosed].
+// moment. The other sides learn of it by the resets that the device still reads before it gets [os.ErrClosed]. After a
+// [Stack.Drain] that delivered everything there is nothing to tell them.
 func (s *Stack) Close() error {
 	s.closeOnce.Do(func() {
 		close(s.done)
 		s.silence.close()
+		if s.drained.Load() {
+			// Before the stack, whose resets would turn the orderly ends that the other sides have not read yet into errors.
+			s.link.settle()
+			s.link.close()
+		}
 		s.stack.Close()
-		s.link.close()
+		if !s.drained.Load() {
+			s.link.close()
+		}
 		s.stack.Wait()
 	})
 	return nil
