@@ -100,9 +100,9 @@ func (n *Net) dialAddrPort(ctx context.Context, network string, laddr, raddr net
 	var c net.Conn
 	var err error
 	if udp {
-		c, err = asConn(n.stack.DialUDP(ctx, network, laddr, raddr))
+		c, err = n.pinUDP(n.stack.DialUDP(ctx, network, laddr, raddr))
 	} else {
-		c, err = asConn(n.stack.DialTCP(ctx, network, laddr, raddr))
+		c, err = n.pinTCP(n.stack.DialTCP(ctx, network, laddr, raddr))
 	}
 	if err != nil {
 		return nil, n.explain(err, p, raddr.Addr())
