@@ -22,8 +22,8 @@ func (s *Stack) SetRoutes(routes []Route) {
 
 // ChangeRoutes is SetRoutes together with a change of the device's peers, which take makes: no connection is taken for
 // one with a peer while the two disagree. What is connected to an address that changes hands ends before take is called,
-// so that nothing of it gets to the new peer; until the end no dial and no Accept returns. take must not call the Stack. If
-// it fails, the routes stay as they were, and so does what is not about such an address.
+// so that nothing of it gets to the new peer; until the end no dial and no Accept returns. take must not dial,
+// listen or change routes. If it fails, the routes stay as they were, and so does what is not about such an address.
 func (s *Stack) ChangeRoutes(routes []Route, take func() error) error {
 	table := newRouteTable(routes)
 	s.moveMu.Lock()
@@ -35,6 +35,8 @@ func (s *Stack) ChangeRoutes(routes []Route, take func() error) error {
 			s.reset(over, dialing)
 		}
 	}
+	s.moving.Store(true)
+	defer s.moving.Store(false)
 	sweep(false) // while a reset still gets to the one who had the address
 	if err := take(); err != nil {
 		return err
@@ -45,6 +47,7 @@ func (s *Stack) ChangeRoutes(routes []Route, take func() error) error {
 	s.mu.Unlock()
 	s.silence.retain(routes)
 	s.link.retain(routes)
+	s.transit.rerouted(old, table, routes)
 	sweep(true) // those who dial know by now why
 	return nil
 }
@@ -89,6 +92,7 @@ func (s *Stack) SetAddresses(prefixes []netip.Prefix) error {
 	}
 	s.own.Store(own)
 	s.stack.SetRouteTable(own.routeTable())
+	s.transit.readdressed(own)
 	if len(gone) == 0 {
 		return nil
 	}
@@ -122,7 +126,7 @@ func (s *Stack) endDialsLocked(lost func(dst netip.Addr) bool) {
 // reset aborts what has two ends and is said to be over, what waits to be accepted and what TCP is still delivering
 // included, and if dialing is set, what is being dialed. It looks through all endpoints.
 func (s *Stack) reset(over func(local, remote netip.Addr) bool, dialing bool) {
-	for _, transport := range s.stack.RegisteredEndpoints() {
+	for _, transport := range s.endpoints() {
 		ep, ok := transport.(tcpip.Endpoint)
 		if !ok {
 			continue

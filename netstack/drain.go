@@ -18,7 +18,7 @@ const (
 	maxDrainPause = 50 * time.Millisecond
 )
 
-// Drain closes the listeners, ends pending dials with [net.ErrClosed] and refuses new ones, and waits until every TCP
+// Drain closes the listeners, ends the handler of flows and pending dials, these with [net.ErrClosed], refuses new ones, and waits until every TCP
 // connection was closed by the program, or reset, and what was written to it acknowledged. UDP sockets work on. The
 // Stack is to be closed afterwards.
 //
@@ -28,6 +28,7 @@ const (
 func (s *Stack) Drain(ctx context.Context) error {
 	s.drainOnce.Do(func() { close(s.draining) })
 	failed, before := 0, s.undelivered()
+	_ = s.HandleFlows(nil) // fails only if the stack is closed
 	for _, l := range s.listeners() {
 		_ = l.Close() // somebody else may have been faster
 	}
@@ -85,7 +86,7 @@ func (s *Stack) listeners() (list []*TCPListener) {
 func (s *Stack) undelivered() map[*tcp.Endpoint]bool {
 	closed := s.closing.live()
 	list := map[*tcp.Endpoint]bool{}
-	for _, transport := range s.stack.RegisteredEndpoints() {
+	for _, transport := range s.endpoints() {
 		ep, ok := transport.(*tcp.Endpoint)
 		if !ok {
 			continue

@@ -31,6 +31,7 @@ type TCPConn struct {
 	// local and remote are fixed, and still known after the end.
 	local, remote netip.AddrPort
 	peer          pinned
+	onClose       func() // called by Close, if not nil. Set before anybody has the connection.
 }
 
 var _ net.Conn = (*TCPConn)(nil)
@@ -140,6 +141,9 @@ func (c *TCPConn) Close() error {
 	if !c.close(func() {
 		c.ep.Close()
 		c.stack.closing.add(c.ep)
+		if c.onClose != nil {
+			c.onClose()
+		}
 	}) {
 		return c.opError("close", net.ErrClosed)
 	}

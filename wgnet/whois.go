@@ -87,6 +87,10 @@ type (
 		*netstack.UDPConn
 		pinned
 	}
+	flowConn struct {
+		net.Conn
+		pinned
+	}
 )
 
 // pinned is the peer behind a connection, if there is one.
@@ -119,6 +123,14 @@ func (n *Net) pinUDP(conn *netstack.UDPConn, err error) (net.Conn, error) {
 		return nil, err
 	}
 	return &udpConn{conn, who}, nil
+}
+
+// pinFlow is pinTCP for what a flow's Accept has returned, whose peer is known.
+func pinFlow(conn net.Conn, who Peer) net.Conn {
+	if c, ok := conn.(*netstack.TCPConn); ok {
+		return &tcpConn{c, pinned{who, true}}
+	}
+	return &flowConn{conn, pinned{who, true}}
 }
 
 // whoIs finds the peer that the stack has pinned a new connection to. If that peer was removed in this very moment, so that
