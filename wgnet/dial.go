@@ -61,6 +61,9 @@ func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.
 		return nil, &net.OpError{Op: "dial", Net: network, Err: errors.New("the Dialer's Net is nil")}
 	}
 	family, err := familyOf(network)
+	if err == nil && n.ending() {
+		err = net.ErrClosed
+	}
 	if err != nil {
 		return nil, &net.OpError{Op: "dial", Net: network, Err: err}
 	}
@@ -106,14 +109,6 @@ func (n *Net) dialAddrPort(ctx context.Context, network string, laddr, raddr net
 	}
 	if err != nil {
 		return nil, n.explain(err, p, raddr.Addr())
-	}
-	return c, nil
-}
-
-// asConn keeps a nil pointer from becoming a net.Conn that is not nil.
-func asConn[C net.Conn](c C, err error) (net.Conn, error) {
-	if err != nil {
-		return nil, err
 	}
 	return c, nil
 }
