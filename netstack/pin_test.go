@@ -16,7 +16,8 @@ import (
 // checkPeer compares who a connection is with. A want below 0 stands for nobody.
 func checkPeer(t *testing.T, name string, c interface {
 	Peer() (netstack.PeerID, bool)
-}, want int) {
+}, want int,
+) {
 	t.Helper()
 	got, ok := c.Peer()
 	if ok != (want >= 0) || ok && int(got) != want {
