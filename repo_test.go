@@ -53,6 +53,7 @@ var layers = []struct {
 	{".", nil},
 	{"wgnet", []string{module + "/netstack", module + "/pcapng", module + "/internal", wireguard, "golang.org/x"}},
 	{"wgnet/wgnettest", []string{module + "/wgnet", module + "/internal/memnet"}},
+	{"wgnet/wghttp", []string{module + "/wgnet"}},
 	{"netstack", []string{gvisor, wireguard + "/tun", module + "/internal"}},
 	{"gateway", []string{"golang.org/x/net", module + "/internal"}},
 	{"forward", []string{module + "/internal"}},

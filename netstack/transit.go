@@ -164,7 +164,7 @@ func (t *transit) handle(handler func(*Flow)) error {
 	tcp, busy, closed := t.tcp, t.handler != nil, t.closed
 	t.mu.Unlock()
 	switch {
-	case closed:
+	case closed, t.stack.Draining():
 		return net.ErrClosed
 	case busy:
 		return errors.New("there is a handler already: end it by HandleFlows(nil) first")
@@ -286,7 +286,7 @@ func (t *transit) route(p *transitPacket) {
 // beginLocked begins a flow, if the packet may and there is room for it. The caller holds t.mu, as for all methods that
 // end in Locked.
 func (t *transit) beginLocked(p *transitPacket) *Flow {
-	if t.handler == nil || t.closed || !p.begins() || !p.checksumValid() {
+	if t.handler == nil || t.closed || t.stack.moving.Load() || !p.begins() || !p.checksumValid() {
 		return nil
 	}
 	routes := t.stack.routes.Load()
@@ -446,7 +446,9 @@ func (t *transit) readdressed(own *ownAddresses) {
 	tcp := t.tcp
 	t.mu.Unlock()
 	if tcp != nil {
-		resetEndpoints(tcp.stack, func(local, remote netip.Addr) bool { return own.has(local) || own.has(remote) })
+		resetEndpoints(tcp.stack.RegisteredEndpoints(), func(local, remote netip.Addr) bool {
+			return own.has(local) || own.has(remote)
+		}, true)
 	}
 }
 

@@ -65,8 +65,11 @@ func TestClock(t *testing.T) {
 		{"the process was stopped", []look{{11 * s, 11 * s, clockNews{slept: 10 * s}}}},
 		{"set forward", []look{{day + s, s, clockNews{slept: day}}}},
 		{"set back and left to itself", []look{
-			{-day + s, s, clockNews{setBack: day}}, {s, s, clockNews{}},
-			{day - 2*s, day - 2*s, clockNews{slept: day - 3*s}}, {s, s, clockNews{caughtUp: true}}, {s, s, clockNews{}},
+			{-day + s, s, clockNews{setBack: day}},
+			{s, s, clockNews{}},
+			{day - 2*s, day - 2*s, clockNews{slept: day - 3*s}},
+			{s, s, clockNews{caughtUp: true}},
+			{s, s, clockNews{}},
 		}},
 		{"set back and set right", []look{
 			{-day + s, s, clockNews{setBack: day}}, {s, s, clockNews{}}, {day + s, s, clockNews{slept: day, caughtUp: true}},
@@ -117,7 +120,7 @@ func TestWake(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 			defer cancel()
 			keys := [2]PrivateKey{NewPrivateKey(), NewPrivateKey()}
-			b := onePeer(t, keys[0].Public(), "", "10.0.0.2", "10.0.0.1", keys[1])
+			b := onePeer(t, nil, keys[0].Public(), "", "10.0.0.2", "10.0.0.1", keys[1])
 			clock := newTestClock()
 			a, err := newNet(&Config{
 				PrivateKey: keys[0], Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/24")},
