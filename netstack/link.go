@@ -91,7 +91,7 @@ func (l *link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 		return 0, &tcpip.ErrClosedForSend{}
 	}
 	for _, pkt := range pkts.AsSlice() {
-		l.pushLocked(pkt)
+		l.pushLocked(pkt, classify(pkt))
 	}
 	l.mu.Unlock()
 	l.notify()
@@ -103,7 +103,7 @@ func (l *link) resend(pkts []*stack.PacketBuffer) {
 	l.mu.Lock()
 	for _, pkt := range pkts {
 		if !l.closed {
-			l.pushLocked(pkt)
+			l.pushLocked(pkt, classify(pkt))
 		}
 		pkt.DecRef()
 	}
@@ -119,14 +119,14 @@ func (l *link) notify() {
 }
 
 // The caller holds l.mu, as for all methods that end in Locked.
-func (l *link) pushLocked(pkt *stack.PacketBuffer) {
+func (l *link) pushLocked(pkt *stack.PacketBuffer, class packetClass) {
 	peer, ok := l.routes.Load().lookup(destination(pkt))
 	if !ok {
 		l.dropped++
 		return
 	}
-	class, q := classify(pkt), l.queueLocked(peer)
-	if class == classControl && q.counts[class] >= maxControlPackets || class == classAck && q.counts[class] >= maxAckPackets {
+	q := l.queueLocked(peer)
+	if limit := class.limit(); limit > 0 && q.counts[class] >= limit {
 		l.dropped++
 		return
 	}
@@ -176,9 +176,14 @@ func (l *link) offerLocked(q *peerQueue, pushed bool) {
 // openLocked says whether packets may go to the queue's peer.
 func (l *link) openLocked(q *peerQueue) bool { return l.needSession == nil || q.session > l.now() }
 
-// setSession says until when the device has a session with a peer, in the link's time.
+// setSession says until when the device has a session with a peer, in the link's time. It may come late, for a peer that
+// retain has forgotten: what it made then would stay for good.
 func (l *link) setSession(peer PeerID, until time.Duration) {
 	l.mu.Lock()
+	if !l.routes.Load().serves(peer) {
+		l.mu.Unlock()
+		return
+	}
 	q := l.queueLocked(peer)
 	q.session, q.asked = until, 0
 	l.offerLocked(q, false)
