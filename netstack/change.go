@@ -102,13 +102,16 @@ func (s *Stack) endDialsLocked(lost func(dst netip.Addr) bool) {
 }
 
 // reset aborts what has two ends and is said to be over, what waits to be accepted and what TCP is still delivering
-// included. It looks through all endpoints.
+// included, here and in transit. It looks through all endpoints.
 func (s *Stack) reset(over func(local, remote netip.Addr) bool) {
-	endpoints := s.stack.RegisteredEndpoints()
+	resetEndpoints(s.stack, over)
 	if tcp := s.transit.tcpStack(); tcp != nil {
-		endpoints = append(endpoints, tcp.RegisteredEndpoints()...)
+		resetEndpoints(tcp, over)
 	}
-	for _, transport := range endpoints {
+}
+
+func resetEndpoints(st *stack.Stack, over func(local, remote netip.Addr) bool) {
+	for _, transport := range st.RegisteredEndpoints() {
 		ep, ok := transport.(tcpip.Endpoint)
 		if !ok {
 			continue

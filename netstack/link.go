@@ -34,6 +34,7 @@ type link struct {
 	ended   chan struct{} // closed by close
 	wake    chan struct{} // holds one token when there may be something to read
 	silence *silenceWatch
+	again   *retransmitWatch
 	routes  *atomic.Pointer[routeTable]
 	taps    *tapList
 	begin   time.Time // where the link's time begins
@@ -68,9 +69,9 @@ type link struct {
 
 func newLink(s *Stack, cfg Config) *link {
 	return &link{
-		mtu: uint32(cfg.MTU), ended: make(chan struct{}), wake: make(chan struct{}, 1), silence: s.silence, routes: &s.routes,
-		taps:  &s.taps,
-		begin: time.Now(), needSession: cfg.NeedSession, reads: cfg.Read, maxInFlight: cfg.MaxInFlight,
+		mtu: uint32(cfg.MTU), ended: make(chan struct{}), wake: make(chan struct{}, 1),
+		silence: s.silence, again: s.again, routes: &s.routes, taps: &s.taps, begin: time.Now(),
+		needSession: cfg.NeedSession, reads: cfg.Read, maxInFlight: cfg.MaxInFlight,
 		queues:    map[PeerID]*peerQueue{},
 		endpoints: map[tcpip.NetworkProtocolNumber]stack.NetworkEndpoint{},
 	}
@@ -124,6 +125,9 @@ func (l *link) pushLocked(pkt *stack.PacketBuffer, class packetClass) {
 	if !ok {
 		l.dropped++
 		return
+	}
+	if class == classStream {
+		l.again.sent()
 	}
 	q := l.queueLocked(peer)
 	if limit := class.limit(); limit > 0 && q.counts[class] >= limit {

@@ -86,6 +86,7 @@ type Stack struct {
 	link    *link
 	inbound inbound
 	silence *silenceWatch
+	again   *retransmitWatch
 	transit *transit
 	closing closingList
 	taps    tapList
@@ -132,8 +133,6 @@ func New(cfg Config) (*Stack, error) {
 	s.own.Store(own)
 	s.inbound.own = &s.own
 	s.silence = newSilenceWatch(&s.routes, cfg.Silent)
-	s.link = newLink(s, cfg)
-	s.transit = newTransit(s, cfg)
 	s.stack = stack.New(stack.Options{
 		NetworkProtocols: []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
 		TransportProtocols: []stack.TransportProtocolFactory{
@@ -141,6 +140,9 @@ func New(cfg Config) (*Stack, error) {
 		},
 		HandleLocal: true,
 	})
+	s.again = newRetransmitWatch(s.endpoints)
+	s.link = newLink(s, cfg)
+	s.transit = newTransit(s, cfg)
 	if err := s.setUp(own); err != nil {
 		s.stack.Destroy()
 		return nil, err
@@ -200,7 +202,7 @@ func setOptions(st *stack.Stack) error {
 	sack := tcpip.TCPSACKEnabled(true)
 	congestion := tcpip.CongestionControlOption(tune.Congestion)
 	recovery := tcpip.TCPRACKLossDetection
-	if tune.Recovery == "sack" {
+	if tune.Recovery == "sack" || senderFields() == nil {
 		recovery = 0
 	}
 	// A port in TIME_WAIT may be taken again for a new connection after a second, as timestamps allow (RFC 6191);
@@ -280,8 +282,18 @@ func (s *Stack) Close() error {
 		s.link.close()
 		s.stack.Wait()
 		s.transit.wait()
+		s.again.close()
 	})
 	return nil
+}
+
+// endpoints are all of gVisor's, the second stack's too.
+func (s *Stack) endpoints() []stack.TransportEndpoint {
+	all := s.stack.RegisteredEndpoints()
+	if transit := s.transit.tcpStack(); transit != nil {
+		all = append(all, transit.RegisteredEndpoints()...)
+	}
+	return all
 }
 
 // isLocal says whether packets to addr stay inside of the stack.
