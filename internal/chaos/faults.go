@@ -104,6 +104,8 @@ func move(c *call) error {
 		return err
 	}
 	m.outer, m.nat = to, nil
+	m.moves++
+	m.shown.Store(&to)
 	return nil
 }
 
@@ -175,14 +177,14 @@ func changeKey(c *call) error {
 		if _, knows := other.knows[m.index]; !knows || c.chance(0.5) {
 			continue
 		}
-		forgotten := other.learn(m)
+		other.learn(m)
 		c.text += ", told to " + other.name
 		if n := other.net(); n != nil {
 			if err := n.Apply(other.config()); err != nil {
 				return err
 			}
 		}
-		if err := other.tellUpstream(forgotten); err != nil {
+		if err := other.tellUpstream(); err != nil {
 			return err
 		}
 	}
@@ -220,7 +222,7 @@ func (m *member) tell(other *member) error {
 		return nil
 	}
 	if m.upstream() {
-		return m.peer.AddPeer(m.remote(other))
+		return m.tellUpstream()
 	}
 	if n := m.net(); n != nil {
 		return n.UpdatePeer(m.peerConfig(other))

@@ -8,6 +8,7 @@ import (
 	"iter"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,14 +33,17 @@ type member struct {
 	// The rest is what the one who makes faults knows, and nobody else's.
 	key      testpeer.Key
 	outer    netip.Addr
+	moves    int
 	port     uint16
 	nat      *memnet.NAT
 	natAddr  netip.Addr
 	hasExtra bool
 	knows    map[int]testpeer.Key // the other members that are its peers, by index, with the key it has of them
+	stale    []testpeer.Key       // upstream's: keys that it may have and should not
 	begun    bool                 // upstream's: it has had a life
 
-	last atomic.Pointer[transport] // the last one that it has opened
+	last  atomic.Pointer[transport]  // the last one that it has opened
+	shown atomic.Pointer[netip.Addr] // outer, for those who resolve its name
 }
 
 // upstream says whether the member is upstream's implementation.
@@ -85,7 +89,7 @@ func (m *member) config() *wgnet.Config {
 		panic(err) // it is 32 bytes in base64
 	}
 	cfg := &wgnet.Config{
-		PrivateKey: private, ListenPort: m.port, ListenPacket: m.listen,
+		PrivateKey: private, ListenPort: m.port, ListenPacket: m.listen, ResolveEndpoint: m.world.resolve,
 		Addresses: []netip.Prefix{netip.PrefixFrom(m.addr4, 24), netip.PrefixFrom(m.addr6, 64)},
 	}
 	if m.hasExtra {
@@ -124,12 +128,27 @@ func (m *member) remote(other *member) testpeer.Remote {
 	return r
 }
 
-// endpoint is where another member finds this one, if it can.
+// endpoint is where another member finds this one, if it can: by an address, or by a name, which has a new number whenever
+// the member has moved, so that it is resolved anew.
 func (m *member) endpoint(from *member) string {
-	if m.nat != nil && m.nat != from.nat {
+	switch {
+	case m.nat != nil && m.nat != from.nat:
 		return ""
+	case !from.upstream() && (m.index+from.index)%2 == 0:
+		return fmt.Sprintf("%s.%d.example:%d", m.name, m.moves, m.port)
 	}
 	return netip.AddrPortFrom(m.outer, m.port).String()
+}
+
+// resolve is the ResolveEndpoint of all Nets.
+func (w *world) resolve(_ context.Context, host string) ([]netip.Addr, error) {
+	name, _, _ := strings.Cut(host, ".")
+	for _, m := range w.members {
+		if m.name == name {
+			return []netip.Addr{*m.shown.Load()}, nil
+		}
+	}
+	return nil, fmt.Errorf("nobody has the name %s", host)
 }
 
 func (m *member) prefixes() []netip.Prefix {
@@ -155,7 +174,7 @@ func (m *member) start() error {
 		return err
 	}
 	m.current.Store(l)
-	return nil
+	return m.tellUpstream()
 }
 
 // end ends the member's life, if it has one. A member that is killed says no farewell.
@@ -320,6 +339,9 @@ func (l *life) readEvents(ctx context.Context, events iter.Seq[wgnet.Event], slo
 	r := l.member.world.run
 	for e := range events {
 		r.events.Add(1)
+		if k := int(e.Kind); k >= 0 && k < len(r.eventKinds) {
+			r.eventKinds[k].Add(1)
+		}
 		r.missedEvents.Add(uint64(e.Missed))
 		if e.Kind == 0 || e.Time.IsZero() || e.Text == "" || e.Missed < 0 {
 			r.wrong("events", fmt.Errorf("%w: %+v", errWrong, e))

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"example.com/wgnet/internal/memnet"
+	"example.com/wgnet/wgnet"
 )
 
 // growLimit is how much more heap there may be in the last third of a run than in the first.
@@ -154,6 +155,11 @@ func (r *run) report() {
 	row("faults injected", "%d", done)
 	row("bytes verified", "%d", r.verified.Load())
 	row("events", "%d read, %d lost by slow readers", r.events.Load(), r.missedEvents.Load())
+	for k := range r.eventKinds {
+		if n := r.eventKinds[k].Load(); n > 0 {
+			row("", "%d of %s", n, wgnet.EventKind(k))
+		}
+	}
 	for i, who := range []string{"between Nets", "with upstream's"} {
 		t := &r.healed[i]
 		row("after a storm", "%s packets get through after %v (median), %v (99 %%), %v (longest: %s)", who, t.at(0.5), t.at(0.99),

@@ -41,6 +41,7 @@ type run struct {
 	epochs, rounds                atomic.Uint64
 	verified                      atomic.Uint64 // bytes
 	events, missedEvents          atomic.Uint64
+	eventKinds                    [32]atomic.Uint64
 	secondDials, secondDatagrams  atomic.Uint64
 	corrupt, panics, wrongs, hung atomic.Uint64
 	healed                        [2]times // from the end of a storm until a packet gets through: between Nets, and with upstream's

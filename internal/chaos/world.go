@@ -49,6 +49,8 @@ func newWorld(r *run, seed uint64) (*world, error) {
 			addr4: netip.AddrFrom4([4]byte{10, 0, 0, last}), addr6: netip.AddrFrom16([16]byte{0: 0xfd, 15: last}),
 			extra: netip.AddrFrom4([4]byte{10, 0, 1, last}), knows: map[int]testpeer.Key{},
 		}
+		at := m.outer
+		m.shown.Store(&at)
 		var err error
 		if m.host, err = w.outer.NewHost(m.outer); err != nil {
 			return w, err
@@ -101,7 +103,7 @@ func (w *world) settle() error {
 		}
 	}
 	for _, m := range w.members {
-		forgotten := m.learn(w.others(m)...)
+		m.learn(w.others(m)...)
 		if m.current.Load() == nil {
 			if err := m.start(); err != nil {
 				return err
@@ -111,34 +113,34 @@ func (w *world) settle() error {
 				return fmt.Errorf("%w: %s: Apply: %w", errWrong, m.name, err)
 			}
 		}
-		if err := m.tellUpstream(forgotten); err != nil {
+		if err := m.tellUpstream(); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// learn makes a member know others by their present keys, and returns the keys that it had of them.
-func (m *member) learn(others ...*member) (forgotten []testpeer.Key) {
+// learn makes a member know others by their present keys.
+func (m *member) learn(others ...*member) {
 	for _, other := range others {
 		if key, ok := m.knows[other.index]; ok && key != other.key.Public() {
-			forgotten = append(forgotten, key)
+			m.stale = append(m.stale, key)
 		}
 		m.knows[other.index] = other.key.Public()
 	}
-	return forgotten
 }
 
-// tellUpstream brings upstream's implementation up to what the member knows.
-func (m *member) tellUpstream(forgotten []testpeer.Key) error {
-	if !m.upstream() {
+// tellUpstream brings upstream's implementation up to what the member knows, if that is what runs.
+func (m *member) tellUpstream() error {
+	if !m.upstream() || m.current.Load() == nil {
 		return nil
 	}
-	for _, key := range forgotten {
+	for _, key := range m.stale {
 		if err := m.peer.RemovePeer(key); err != nil {
 			return err
 		}
 	}
+	m.stale = nil
 	for _, other := range m.world.others(m) {
 		if _, ok := m.knows[other.index]; ok {
 			if err := m.peer.AddPeer(m.remote(other)); err != nil {
