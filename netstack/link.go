@@ -35,6 +35,7 @@ type link struct {
 	wake    chan struct{} // holds one token when there may be something to read
 	silence *silenceWatch
 	routes  *atomic.Pointer[routeTable]
+	taps    *tapList
 	begin   time.Time // where the link's time begins
 	// needSession is Config.NeedSession, reads Config.Read, maxInFlight Config.MaxInFlight.
 	needSession func(PeerID)
@@ -68,6 +69,7 @@ type link struct {
 func newLink(s *Stack, cfg Config) *link {
 	return &link{
 		mtu: uint32(cfg.MTU), ended: make(chan struct{}), wake: make(chan struct{}, 1), silence: s.silence, routes: &s.routes,
+		taps:  &s.taps,
 		begin: time.Now(), needSession: cfg.NeedSession, reads: cfg.Read, maxInFlight: cfg.MaxInFlight,
 		queues:    map[PeerID]*peerQueue{},
 		endpoints: map[tcpip.NetworkProtocolNumber]stack.NetworkEndpoint{},
@@ -89,7 +91,7 @@ func (l *link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 		return 0, &tcpip.ErrClosedForSend{}
 	}
 	for _, pkt := range pkts.AsSlice() {
-		l.pushLocked(pkt)
+		l.pushLocked(pkt, classify(pkt))
 	}
 	l.mu.Unlock()
 	l.notify()
@@ -101,7 +103,7 @@ func (l *link) resend(pkts []*stack.PacketBuffer) {
 	l.mu.Lock()
 	for _, pkt := range pkts {
 		if !l.closed {
-			l.pushLocked(pkt)
+			l.pushLocked(pkt, classify(pkt))
 		}
 		pkt.DecRef()
 	}
@@ -117,14 +119,14 @@ func (l *link) notify() {
 }
 
 // The caller holds l.mu, as for all methods that end in Locked.
-func (l *link) pushLocked(pkt *stack.PacketBuffer) {
+func (l *link) pushLocked(pkt *stack.PacketBuffer, class packetClass) {
 	peer, ok := l.routes.Load().lookup(destination(pkt))
 	if !ok {
 		l.dropped++
 		return
 	}
-	class, q := classify(pkt), l.queueLocked(peer)
-	if class == classControl && q.counts[class] >= maxControlPackets || class == classAck && q.counts[class] >= maxAckPackets {
+	q := l.queueLocked(peer)
+	if limit := class.limit(); limit > 0 && q.counts[class] >= limit {
 		l.dropped++
 		return
 	}
@@ -174,9 +176,14 @@ func (l *link) offerLocked(q *peerQueue, pushed bool) {
 // openLocked says whether packets may go to the queue's peer.
 func (l *link) openLocked(q *peerQueue) bool { return l.needSession == nil || q.session > l.now() }
 
-// setSession says until when the device has a session with a peer, in the link's time.
+// setSession says until when the device has a session with a peer, in the link's time. It may come late, for a peer that
+// retain has forgotten: what it made then would stay for good.
 func (l *link) setSession(peer PeerID, until time.Duration) {
 	l.mu.Lock()
+	if !l.routes.Load().serves(peer) {
+		l.mu.Unlock()
+		return
+	}
 	q := l.queueLocked(peer)
 	q.session, q.asked = until, 0
 	l.offerLocked(q, false)
@@ -300,6 +307,7 @@ func (l *link) take(bufs [][]byte, sizes []int, offset int) (n int, pause time.D
 		return 0, pause
 	}
 	counted := 0 // of the n packets
+	taps := l.taps.load()
 	for n < len(bufs) {
 		if !l.segmenter.busy() {
 			if l.reading.len() == 0 {
@@ -312,6 +320,9 @@ func (l *link) take(bufs [][]byte, sizes []int, offset int) (n int, pause time.D
 			l.segmenter.start(l.reading.pop())
 		}
 		if size := l.segmenter.next(bufs[n][offset:]); size > 0 {
+			if taps != nil {
+				showTo(taps, TappedPacket{Data: bufs[n][offset : offset+size], Peer: l.readingOf, Known: true, Outbound: true})
+			}
 			sizes[n] = size
 			n++
 		}

@@ -75,6 +75,9 @@ type Config struct {
 	// MaxInFlight, if not 0, bounds the packets that Device.Read has returned and [Stack.Sent] was not told of. A batch
 	// may pass it.
 	MaxInFlight int
+	// Unhandled, if not nil, is told of the first packet of a peer that is for an address which is not the stack's own,
+	// while there is no handler for it: see [Stack.HandleFlows]. It must not block.
+	Unhandled func(src PeerID, dst netip.Addr)
 }
 
 // Stack is a TCP/IP host inside the process. Its methods are safe for concurrent use.
@@ -83,7 +86,9 @@ type Stack struct {
 	link    *link
 	inbound inbound
 	silence *silenceWatch
+	transit *transit
 	closing closingList
+	taps    tapList
 
 	own    atomic.Pointer[ownAddresses]
 	routes atomic.Pointer[routeTable] // nil until the first SetRoutes: everything is peer 0's
@@ -128,6 +133,7 @@ func New(cfg Config) (*Stack, error) {
 	s.inbound.own = &s.own
 	s.silence = newSilenceWatch(&s.routes, cfg.Silent)
 	s.link = newLink(s, cfg)
+	s.transit = newTransit(s, cfg)
 	s.stack = stack.New(stack.Options{
 		NetworkProtocols: []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
 		TransportProtocols: []stack.TransportProtocolFactory{
@@ -143,7 +149,7 @@ func New(cfg Config) (*Stack, error) {
 }
 
 func (s *Stack) setUp(own *ownAddresses) error {
-	if err := s.setOptions(); err != nil {
+	if err := setOptions(s.stack); err != nil {
 		return err
 	}
 	if err := s.stack.CreateNIC(tunnelNIC, s.link); err != nil {
@@ -188,7 +194,8 @@ func (s *Stack) addAddress(nic tcpip.NICID, prefix netip.Prefix) error {
 	return nil
 }
 
-func (s *Stack) setOptions() error {
+// setOptions makes a gVisor stack as we want it.
+func setOptions(st *stack.Stack) error {
 	tune := tcpSettings()
 	sack := tcpip.TCPSACKEnabled(true)
 	congestion := tcpip.CongestionControlOption(tune.Congestion)
@@ -203,7 +210,7 @@ func (s *Stack) setOptions() error {
 	send := tcpip.TCPSendBufferSizeRangeOption{Min: minBuffer, Default: defaultBuffer, Max: tune.MaxSend}
 	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: minBuffer, Default: defaultBuffer, Max: tune.MaxReceive}
 	for _, opt := range []tcpip.SettableTransportProtocolOption{&sack, &congestion, &recovery, &reuse, &moderate, &send, &receive} {
-		if err := s.stack.SetTransportProtocolOption(tcp.ProtocolNumber, opt); err != nil {
+		if err := st.SetTransportProtocolOption(tcp.ProtocolNumber, opt); err != nil {
 			return fmt.Errorf("netstack: set TCP option %T: %v", opt, err)
 		}
 	}
@@ -211,7 +218,7 @@ func (s *Stack) setOptions() error {
 		tcpip.SendBufferSizeOption{Min: minBuffer, Default: udpSend, Max: maxBuffer},
 		tcpip.ReceiveBufferSizeOption{Min: minBuffer, Default: udpReceive, Max: maxBuffer},
 	} {
-		if err := s.stack.SetOption(opt); err != nil {
+		if err := st.SetOption(opt); err != nil {
 			return fmt.Errorf("netstack: set option %T: %v", opt, err)
 		}
 	}
@@ -249,7 +256,7 @@ func (s *Stack) PeerFor(addr netip.Addr) (PeerID, bool) {
 func (s *Stack) Resend(peer PeerID) { s.link.resend(s.silence.take(peer)) }
 
 // SetSession says until when the device has a session with a peer. The zero time means that there is none.
-// It has an effect only if [Config.NeedSession] is set. [Stack.SetRoutes] forgets it for a peer that has no route.
+// It has an effect only if [Config.NeedSession] is set, and for a peer that has a route: [Stack.SetRoutes] forgets the others.
 func (s *Stack) SetSession(peer PeerID, until time.Time) {
 	s.link.setSession(peer, until.Sub(s.link.begin))
 }
@@ -268,9 +275,11 @@ func (s *Stack) Close() error {
 	s.closeOnce.Do(func() {
 		close(s.done)
 		s.silence.close()
+		s.transit.close()
 		s.stack.Close()
 		s.link.close()
 		s.stack.Wait()
+		s.transit.wait()
 	})
 	return nil
 }

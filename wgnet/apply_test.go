@@ -546,25 +546,6 @@ func TestUpdateEndpoint(t *testing.T) {
 		}
 	}
 	dialEcho(t, n, "up:7")
-	if err := n.RemovePeer(p.PublicKey); err != nil {
-		t.Fatal(err)
-	}
-	// A name that is not found is not asked for any more once its peer has gone.
-	asked := make(chan struct{}, 100)
-	cfg.ResolveEndpoint = func(context.Context, string) ([]netip.Addr, error) {
-		asked <- struct{}{}
-		return nil, errors.New("not today")
-	}
-	cfg.Peers = nil
-	n = newNet(t, cfg)
-	if err := n.AddPeer(p); err != nil {
-		t.Fatal(err)
-	}
-	<-asked
-	if err := n.RemovePeer(p.PublicKey); err != nil {
-		t.Fatal(err)
-	}
-	waitFor(t, "the end of the look-ups", func() bool { return !hasGoroutine(".resolveEndpoints(") })
 }
 
 // fault 19: the hooks that Apply calls may use the Net, and close it.

@@ -69,6 +69,9 @@
 // can cause is logged once in ten seconds at most. None of them can know whether a handshake initiation arrived, which of
 // a wrong key, a firewall or a clock kept the other side silent, or whether a peer is still there between two packets.
 //
+// [Net.Capture] writes the packets inside the tunnel as a file that Wireshark and tcpdump open.
+// [Net.ServeUAPI] lets `wg show` show a Net.
+//
 // # Limits
 //
 // An idle Net costs about 18 goroutines and two or three MB; a peer 28 KB and two goroutines; an idle connection 5 KB;

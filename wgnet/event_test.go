@@ -203,9 +203,14 @@ func TestEventsEnd(t *testing.T) {
 
 func TestEventJSON(t *testing.T) {
 	text, err := json.Marshal(wgnet.Event{Kind: wgnet.PeerDown, Peer: "db", Text: "why"})
-	const want = `{"time":"0001-01-01T00:00:00Z","kind":"peer down","peer":"db","public_key":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=","text":"why"}`
+	// An event without a public key is about no peer.
+	const want = `{"time":"0001-01-01T00:00:00Z","kind":"peer down","peer":"db","text":"why"}`
 	if err != nil || string(text) != want {
 		t.Errorf("got %s, %v\nwant %s", text, err, want)
+	}
+	text, err = json.Marshal(wgnet.Event{Kind: wgnet.PeerDown, PublicKey: wgnet.PublicKey{1}, Text: "why"})
+	if err != nil || !strings.Contains(string(text), `"public_key":"AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="`) {
+		t.Errorf("got %s, %v", text, err)
 	}
 	var e wgnet.Event
 	if err := json.Unmarshal(text, &e); err != nil || e.Kind != wgnet.PeerDown {

@@ -42,10 +42,17 @@ var (
 // Token returns the Config as one line of text that a person can paste and [ParseToken] reads back to the same Config.
 // It has what the file of [Config.MarshalText] has, the private and the preshared keys included, and they can be read
 // by anybody who sees it: hand it over as you would hand over a password, and log it nowhere. A Config that is not valid
-// is an error, and so is one whose token would have more than 65,536 characters: use a file for that.
+// is an error, and so is one with a pinned endpoint, or whose token would have more than 65,536 characters: use a file
+// for that.
 func (c *Config) Token() (string, error) {
 	if err := c.Validate(); err != nil {
 		return "", err
+	}
+	for i := range c.Peers {
+		if c.Peers[i].PinEndpoint {
+			return "", &ParseError{Section: sectionPeer, Key: "PinEndpoint", Err: fmt.Errorf(
+				"peer %s: a token has no place for it; use a file, with MarshalText", c.Peers[i].label())}
+		}
 	}
 	body := appendTokenBody(nil, c)
 	body = binary.BigEndian.AppendUint32(body, crc32.Checksum(body, tokenChecksum))

@@ -654,6 +654,17 @@ func TestParseEndpoint(t *testing.T) {
 	}
 }
 
+func TestNoEndpoint(t *testing.T) {
+	p := openBind(t, openSystem(t, Config{}).Bind())
+	e, err := p.bind.ParseEndpoint(NoEndpoint)
+	if err != nil || e.DstToString() != NoEndpoint || e.DstIP().IsValid() {
+		t.Fatalf("got %v, %v", e, err)
+	}
+	if err := p.bind.Send(datagrams(1), e); err == nil {
+		t.Error("something was sent to no address")
+	}
+}
+
 func TestWrongEndpointType(t *testing.T) {
 	p := openBind(t, openSystem(t, Config{}).Bind())
 	if err := p.bind.Send(datagrams(1), &conn.StdNetEndpoint{}); !errors.Is(err, conn.ErrWrongEndpointType) {
