@@ -56,6 +56,12 @@
 // WireGuard has authenticated whoever sends a packet, so a service needs no passwords: [PeerOf] says which peer is behind a
 // connection, and [Net.PeerFor] who serves an address. Package wghttp has the same for the handlers of an HTTP server.
 //
+// # Beyond the Net's own addresses
+//
+// A peer may send to addresses behind this host, or of other peers, if its own AllowedIPs have them. Such packets go
+// nowhere until [Net.HandleFlows] has a handler: it sees each connection, UDP conversation and ping before anything is
+// answered, and accepts it as a [net.Conn], forwards it to the peer that serves the address, refuses or drops it.
+//
 // # Names
 //
 // A host to dial is an IP address, localhost, the name of a peer ([PeerConfig.Name]), or a name that the servers in
