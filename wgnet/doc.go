@@ -42,6 +42,11 @@
 // A peer that restarts is noticed when it owes an answer for half a second: a new handshake begins then, well before
 // WireGuard's own 15 s, so connections to it work again within a second.
 //
+// A peer that moves is followed: to where its authenticated packets come from, and to where the host name in its endpoint
+// leads, all of whose addresses are tried ([Config.ResolveInterval], [PeerConfig.PinEndpoint]). A UDP socket that is lost
+// is replaced. A machine that wakes from sleep makes new sessions at once. One whose clock was set back cannot, since peers
+// take its handshakes for replays; [Net.Status] says so.
+//
 // # A network that changes
 //
 // [Net.AddPeer], [Net.UpdatePeer] and [Net.RemovePeer] change one peer. [Net.Apply] turns the Net into what a whole
@@ -71,7 +76,7 @@
 //
 // # Limits
 //
-// An idle Net costs about 18 goroutines and two or three MB; a peer 28 KB and two goroutines; an idle connection 5 KB;
+// An idle Net costs about 19 goroutines and two or three MB; a peer 28 KB and two goroutines; an idle connection 5 KB;
 // a closed one in TIME_WAIT 7 to 8 KB for a minute, of which there are at most 4,096. What was in the queues of a Net that
 // is closed under load, some 15 MB, is free after three garbage collections. Datagrams of up to 65,507 bytes pass whole.
 // Multicast and broadcast do not exist inside a tunnel.

@@ -152,6 +152,7 @@ func (d *tunFacade) Write(bufs [][]byte, offset int) (int, error) {
 	for _, buf := range bufs {
 		if p := d.tunnel.sender(buf[offset:]); p != nil {
 			p.observed.packetsReceived.Add(uint64(len(bufs)))
+			p.reached()
 			if d.tunnel.confirming.Load() > 0 {
 				d.tunnel.confirm(p)
 			}

@@ -84,6 +84,13 @@ func (p *peer) expire() {
 	}
 }
 
+// reached notes that something has come from the peer: what kept us from sending to it is over.
+func (p *peer) reached() {
+	if p.unsent.Load() != nil {
+		p.unsent.Store(nil)
+	}
+}
+
 // sameAs says whether two configs of a peer are one and the same.
 func (p *PeerConfig) sameAs(q *PeerConfig) bool {
 	return p.Name == q.Name && p.PublicKey == q.PublicKey && p.PresharedKey == q.PresharedKey && p.Endpoint == q.Endpoint &&

@@ -222,6 +222,7 @@ func (t *tunnel) note(p *peer, format string) {
 		p.handshake.Store(t.now())
 	case logResponse:
 		p.heard.Store(true)
+		p.reached()
 		t.up(p, p.initiated.Load())
 	case logPeerInitiation:
 		p.heard.Store(true)
@@ -238,6 +239,7 @@ func (t *tunnel) note(p *peer, format string) {
 	case logKeepalive:
 		t.accepted.Add(1)
 		p.observed.keepalives.Add(1)
+		p.reached()
 		t.confirm(p)
 	case logDisallowed4, logDisallowed6, logBadVersion:
 		t.accepted.Add(1)
