@@ -51,7 +51,7 @@ var layers = []struct {
 	may []string
 }{
 	{".", nil},
-	{"wgnet", []string{module + "/netstack", module + "/internal", wireguard, "golang.org/x"}},
+	{"wgnet", []string{module + "/netstack", module + "/pcapng", module + "/internal", wireguard, "golang.org/x"}},
 	{"wgnet/wgnettest", []string{module + "/wgnet", module + "/internal/memnet"}},
 	{"netstack", []string{gvisor, wireguard + "/tun", module + "/internal"}},
 	{"gateway", []string{"golang.org/x/net", module + "/internal"}},
@@ -61,6 +61,7 @@ var layers = []struct {
 	{"internal/interop", nil},
 	{"internal/memnet", nil},
 	{"internal/netns", []string{"golang.org/x/sys"}},
+	{"internal/relay", nil},
 	{"internal/outer", []string{wireguard + "/conn", "golang.org/x"}},
 	{"internal/testpeer", []string{wireguard, gvisor}},
 }

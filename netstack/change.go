@@ -24,6 +24,7 @@ func (s *Stack) SetRoutes(routes []Route) {
 	s.mu.Unlock()
 	s.silence.retain(routes)
 	s.link.retain(routes)
+	s.transit.rerouted(old, table, routes)
 	if old != nil && len(old.peers) > 0 {
 		s.reset(func(_, remote netip.Addr) bool { return !s.isLocal(remote) && moved(old, table, remote) })
 	}
@@ -69,6 +70,7 @@ func (s *Stack) SetAddresses(prefixes []netip.Prefix) error {
 	}
 	s.own.Store(own)
 	s.stack.SetRouteTable(own.routeTable())
+	s.transit.readdressed(own)
 	if len(gone) == 0 {
 		return nil
 	}
@@ -100,9 +102,16 @@ func (s *Stack) endDialsLocked(lost func(dst netip.Addr) bool) {
 }
 
 // reset aborts what has two ends and is said to be over, what waits to be accepted and what TCP is still delivering
-// included. It looks through all endpoints.
+// included, here and in transit. It looks through all endpoints.
 func (s *Stack) reset(over func(local, remote netip.Addr) bool) {
-	for _, transport := range s.stack.RegisteredEndpoints() {
+	resetEndpoints(s.stack, over)
+	if tcp := s.transit.tcpStack(); tcp != nil {
+		resetEndpoints(tcp, over)
+	}
+}
+
+func resetEndpoints(st *stack.Stack, over func(local, remote netip.Addr) bool) {
+	for _, transport := range st.RegisteredEndpoints() {
 		ep, ok := transport.(tcpip.Endpoint)
 		if !ok {
 			continue

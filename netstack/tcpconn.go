@@ -30,6 +30,7 @@ type TCPConn struct {
 	network string // as given to DialTCP or ListenTCP
 	// local and remote are fixed, and still known after the end.
 	local, remote netip.AddrPort
+	onClose       func() // called by Close, if not nil. Set before anybody has the connection.
 }
 
 var _ net.Conn = (*TCPConn)(nil)
@@ -139,6 +140,9 @@ func (c *TCPConn) Close() error {
 	if !c.close(func() {
 		c.ep.Close()
 		c.stack.closing.add(c.ep)
+		if c.onClose != nil {
+			c.onClose()
+		}
 	}) {
 		return c.opError("close", net.ErrClosed)
 	}

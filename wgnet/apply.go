@@ -219,6 +219,9 @@ func (n *Net) tryChange(next *Config, spare *outer.Spare) error {
 	n.state.Store(now)
 	if c.reroutes() {
 		n.stack.SetRoutes(now.peers.routes())
+		for _, u := range c.updated {
+			n.tunnel.tell(u.to.link) // it may have got its first route
+		}
 	}
 	n.follow(c, rekey)
 	return nil

@@ -117,7 +117,7 @@ func TestWake(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 			defer cancel()
 			keys := [2]PrivateKey{NewPrivateKey(), NewPrivateKey()}
-			b := onePeer(t, keys[0].Public(), "", "10.0.0.2", "10.0.0.1", keys[1])
+			b := onePeer(t, nil, keys[0].Public(), "", "10.0.0.2", "10.0.0.1", keys[1])
 			clock := newTestClock()
 			a, err := newNet(&Config{
 				PrivateKey: keys[0], Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/24")},

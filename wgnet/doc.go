@@ -74,9 +74,12 @@
 // can cause is logged once in ten seconds at most. None of them can know whether a handshake initiation arrived, which of
 // a wrong key, a firewall or a clock kept the other side silent, or whether a peer is still there between two packets.
 //
+// [Net.Capture] writes the packets inside the tunnel as a file that Wireshark and tcpdump open.
+// [Net.ServeUAPI] lets `wg show` show a Net.
+//
 // # Limits
 //
-// An idle Net costs about 19 goroutines and two or three MB; a peer 28 KB and two goroutines; an idle connection 5 KB;
+// An idle Net costs about 18 goroutines and two or three MB; a peer 28 KB and two goroutines; an idle connection 5 KB;
 // a closed one in TIME_WAIT 7 to 8 KB for a minute, of which there are at most 4,096. What was in the queues of a Net that
 // is closed under load, some 15 MB, is free after three garbage collections. Datagrams of up to 65,507 bytes pass whole.
 // Multicast and broadcast do not exist inside a tunnel.

@@ -153,8 +153,9 @@ func (d *tunFacade) Write(bufs [][]byte, offset int) (int, error) {
 		if p := d.tunnel.sender(buf[offset:]); p != nil {
 			p.observed.packetsReceived.Add(uint64(len(bufs)))
 			p.reached()
-			if d.tunnel.confirming.Load() > 0 {
-				d.tunnel.confirm(p)
+			// The header of its message is still before each packet.
+			if d.tunnel.confirmations.confirmedBy(p.link, bufs) {
+				d.tunnel.up(p, p.asked.Load())
 			}
 			break
 		}

@@ -88,7 +88,7 @@ func (n *Net) noAnswer(p *peer, addr netip.Addr) string {
 		}
 		return fmt.Sprintf("the tunnel to peer %s is up (last handshake %s ago)%s", p.label(), age.Round(time.Second), silent)
 	}
-	if p.confirming.Load() {
+	if p.confirming.Load() != nil {
 		return fmt.Sprintf("peer %s began a handshake and did not take our answer: check the preshared keys, and what keeps "+
 			"our packets from it", p.label())
 	}

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"example.com/wgnet/netstack"
@@ -42,9 +43,9 @@ type link struct {
 	attempts atomic.Uint32
 	// heard is set once an initiation or an answer of the peer was authenticated. The device knows an endpoint then.
 	heard atomic.Bool
-	// confirming is set between the peer's initiation, which we answered, and its first packet under the new keys.
-	confirming atomic.Bool
-	// renewed is set by a new session and taken back by tunnel.watch.
+	// confirming is there between the peer's initiation, which we answered, and its first packet under the new keys.
+	confirming atomic.Pointer[confirmation]
+	// renewed is set by a new session and taken back by tunnel.renew.
 	renewed atomic.Bool
 
 	// lost is set when the peer was silent in a session, or begins another one: what waits for its answers has to be
@@ -53,6 +54,8 @@ type link struct {
 
 	// unsent is why the last initiation of ours did not leave this host, or nil.
 	unsent atomic.Pointer[error]
+	mu     sync.Mutex // guards void, and orders what the stack is told of session
+	void   int64      // handshakes that began until then are over, whatever the device has said of them
 
 	observed observed
 }

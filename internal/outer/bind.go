@@ -111,9 +111,13 @@ func (b *bind) Send(bufs [][]byte, to conn.Endpoint) error {
 		return errors.New("the peer's address is not known yet")
 	}
 	b.sockets.announce(e)
-	if n := dataMessages(bufs); n > 0 {
-		b.sockets.cfg.Sending()
-		defer b.sockets.cfg.Sent(n)
+	if len(bufs) == 1 && isResponse(bufs[0]) {
+		b.sockets.cfg.Response(bufs[0])
+	}
+	if first, n := dataMessages(bufs); n > 0 {
+		b.sockets.cfg.Sending(first)
+		defer b.sockets.cfg.Sent(first, n)
+		defer b.sockets.tellPath(e, first)
 	}
 	for sock := b.sockets.sock(); ; {
 		err := sock.send(bufs, e, current.done)
@@ -125,21 +129,32 @@ func (b *bind) Send(bufs [][]byte, to conn.Endpoint) error {
 	}
 }
 
-// A data message is of type 4 and has a header of 16 bytes and a tag of 16; without content it is a keepalive (WireGuard
-// paper, section 5.4.6).
+// tellPath tells what the path takes, if a send of data has just learned that.
+func (s *Sockets) tellPath(e *endpoint, message []byte) {
+	if fits, ok := e.path.news(); ok {
+		s.cfg.PathMTU(message, fits)
+	}
+}
+
+// A handshake response is of type 2 (WireGuard paper, section 5.4.3). A data message is of type 4 and has a header of 16
+// bytes and a tag of 16; without content it is a keepalive (section 5.4.6).
 const (
-	dataMessage  = 4
-	keepaliveLen = 16 + 16
+	responseMessage = 2
+	responseLen     = 92
+	dataMessage     = 4
+	keepaliveLen    = 16 + 16
 )
 
-// dataMessages counts the messages that carry a packet.
-func dataMessages(bufs [][]byte) (n int) {
+// dataMessages returns the first message that carries a packet, and how many do.
+func dataMessages(bufs [][]byte) (first []byte, n int) {
 	for _, b := range bufs {
 		if isData(b) {
-			n++
+			if n++; n == 1 {
+				first = b
+			}
 		}
 	}
-	return n
+	return first, n
 }
 
 // countData is dataMessages for messages that begin buffers.
@@ -153,6 +168,10 @@ func countData(bufs [][]byte, sizes []int) (n int) {
 }
 
 func isData(b []byte) bool { return len(b) > keepaliveLen && b[0] == dataMessage }
+
+func isKeepalive(b []byte) bool { return len(b) == keepaliveLen && b[0] == dataMessage }
+
+func isResponse(b []byte) bool { return len(b) == responseLen && b[0] == responseMessage }
 
 // NoEndpoint is what ParseEndpoint makes an endpoint of to which nothing can be sent: for a peer that needs to have one
 // before its address is known.
@@ -191,6 +210,7 @@ func (r *session) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int,
 			s.backlog.add(countData(bufs[:n], sizes))
 			s.received.add(receivedMessages(bufs[:n], sizes), time.Now())
 			s.reopening.pause = 0
+			s.tellKeepalives(bufs[:n], sizes)
 			return n, nil
 		case err == nil:
 		case errors.Is(err, os.ErrDeadlineExceeded):

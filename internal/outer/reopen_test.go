@@ -119,6 +119,7 @@ func (c *frailConn) SetReadDeadline(t time.Time) error {
 	c.change(func() { c.past = !t.IsZero() && !t.After(time.Now()) })
 	return nil
 }
+
 func (c *frailConn) LocalAddr() net.Addr {
 	return net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.IPv4Unspecified(), c.port))
 }
@@ -173,12 +174,16 @@ func TestReopen(t *testing.T) {
 		},
 		{
 			"opening fails too", 7, func(c *frailConn, _ *opened) { c.Close() },
-			[]error{down, syscall.EADDRINUSE, down, down}, net.ErrClosed, []string{":7", ":7", ":7", ":7", ":7", ":7"},
+			[]error{down, syscall.EADDRINUSE, down, down},
+			net.ErrClosed,
+			[]string{":7", ":7", ":7", ":7", ":7", ":7"},
 		},
 		{"any port, and the old one is there", 0, func(c *frailConn, _ *opened) { c.Close() }, nil, net.ErrClosed, []string{":0", ":4000"}},
 		{
 			"any port, and the old one is taken", 0, func(c *frailConn, _ *opened) { c.Close() },
-			[]error{syscall.EADDRINUSE}, net.ErrClosed, []string{":0", ":4000", ":0"},
+			[]error{syscall.EADDRINUSE},
+			net.ErrClosed,
+			[]string{":0", ":4000", ":0"},
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
