@@ -43,6 +43,11 @@
 // A peer that restarts is noticed when it owes an answer for half a second: a new handshake begins then, well before
 // WireGuard's own 15 s, so connections to it work again within a second.
 //
+// A peer that moves is followed: to where its authenticated packets come from, and to where the host name in its endpoint
+// leads, all of whose addresses are tried ([Config.ResolveInterval], [PeerConfig.PinEndpoint]). A UDP socket that is lost
+// is replaced. A machine that wakes from sleep makes new sessions at once. One whose clock was set back cannot, since peers
+// take its handshakes for replays; [Net.Status] says so.
+//
 // # A network that changes
 //
 // [Net.AddPeer], [Net.UpdatePeer] and [Net.RemovePeer] change one peer. [Net.Apply] turns the Net into what a whole
