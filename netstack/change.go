@@ -24,7 +24,7 @@ func (s *Stack) SetRoutes(routes []Route) {
 	s.mu.Unlock()
 	s.silence.retain(routes)
 	s.link.retain(routes)
-	s.transit.rerouted(old, table, routes)
+	s.transit.rerouted(old, table)
 	if old != nil && len(old.peers) > 0 {
 		s.reset(func(_, remote netip.Addr) bool { return !s.isLocal(remote) && moved(old, table, remote) })
 	}
