@@ -215,13 +215,13 @@ func (t *transit) acceptTCP(f *Flow) (*TCPConn, error) {
 		return nil, err
 	}
 	f.used = t.now()
-	syn := f.held[len(f.held)-1].b
+	syn, tcp := f.held[len(f.held)-1].b, t.tcp
 	f.releaseLocked()
 	t.accepting.Add(1)
 	t.mu.Unlock()
 	defer t.accepting.Done()
 
-	ep, wq, err := t.tcp.accept(f.ctx, f.key, syn)
+	ep, wq, err := tcp.accept(f.ctx, f.key, syn)
 	if err != nil {
 		t.mu.Lock()
 		defer t.mu.Unlock()
