@@ -28,7 +28,9 @@ type transitTCP struct {
 	forwarder *tcp.Forwarder
 	endpoints map[tcpip.NetworkProtocolNumber]stack.NetworkEndpoint // never changed
 
-	mu      sync.Mutex // guards waiting
+	// mu guards waiting and what is in it. It is held while the forwarder looks at a SYN, which waits for nobody: a SYN that
+	// came again must not be taken for the one that accept has sent.
+	mu      sync.Mutex
 	waiting map[stack.TransportEndpointID]*acceptance
 }
 
