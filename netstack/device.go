@@ -75,6 +75,9 @@ func (d *Device) deliver(batch []inboundPacket) bool {
 			data = buffer.MakeWithView(view)
 		}
 		d.stack.silence.heard(batch[0].src, batch[0].packet)
+		if !batch[0].isSegment() {
+			d.stack.reopen(&batch[0])
+		}
 		pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: data})
 		delivered := d.stack.link.deliver(pkt, batch[0].proto, batch[0].isSegment())
 		pkt.DecRef()
