@@ -204,11 +204,15 @@ func (l *link) flush(idle <-chan struct{}) {
 func (l *link) stopQueues() <-chan struct{} {
 	l.readMu.Lock()
 	defer l.readMu.Unlock()
+	dropped := unsent{}
+	dropped.dropRest(&l.segmenter)
 	l.segmenter.drop()
 	for range l.reading.len() {
 		if pkt := l.reading.pop(); classify(pkt) == classControl {
+			dropped.correct(pkt)
 			l.reading.push(pkt)
 		} else {
+			dropped.drop(pkt)
 			pkt.DecRef()
 		}
 	}
@@ -222,7 +226,7 @@ func (l *link) stopQueues() <-chan struct{} {
 		if l.openLocked(q) {
 			but = classControl
 		}
-		q.empty(but)
+		q.empty(but, dropped)
 		left = left || q.size > 0
 	}
 	if !left || l.maxInFlight == 0 {
