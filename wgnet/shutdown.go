@@ -11,6 +11,7 @@ import (
 //
 //   - Listeners are closed at once: Accept returns [net.ErrClosed], and connections that wait to be accepted are reset. So do
 //     Dial and Listen from now on, dials that are under way included, and look-ups of names.
+//   - The handler of [Net.HandleFlows] is ended, as by HandleFlows(nil): connections that it has accepted are open ones.
 //   - Open TCP connections go on until the program closes them. Those that are closed go on until the other side has
 //     acknowledged all that was written, over a slow link as long as that takes.
 //   - UDP sockets, which have no end that could be waited for, work until all of that is done.
