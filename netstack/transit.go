@@ -67,6 +67,8 @@ type transit struct {
 	// used is set with the first handler and stays. Before, there are no flows.
 	used atomic.Bool
 
+	handleMu sync.Mutex // orders changes of handler. Lock order: handleMu, mu.
+
 	mu        sync.Mutex // guards what follows
 	handler   func(*Flow)
 	tcp       *transitTCP // nil before the first handler
@@ -153,27 +155,50 @@ func (s *Stack) FlowStats() (all FlowStats, peers map[PeerID]FlowStats) {
 }
 
 func (t *transit) handle(handler func(*Flow)) error {
+	t.handleMu.Lock()
+	defer t.handleMu.Unlock()
+	if handler == nil {
+		return t.unhandle()
+	}
 	t.mu.Lock()
-	defer t.mu.Unlock()
+	tcp, busy, closed := t.tcp, t.handler != nil, t.closed
+	t.mu.Unlock()
 	switch {
-	case t.closed, handler != nil && t.stack.Draining():
+	case closed, t.stack.Draining():
 		return net.ErrClosed
-	case handler != nil && t.handler != nil:
+	case busy:
 		return errors.New("there is a handler already: end it by HandleFlows(nil) first")
-	case handler == nil:
-		t.handler = nil
-		t.told.Store(false)
-		t.endLocked(net.ErrClosed, func(f *Flow) bool { return f.state == flowUndecided || f.state == flowForwarded })
-		return nil
-	case t.tcp == nil:
-		tcp, err := newTransitTCP(t.stack)
-		if err != nil {
+	case tcp == nil:
+		var err error
+		if tcp, err = newTransitTCP(t.stack); err != nil {
 			return err
 		}
-		t.tcp = tcp
 	}
-	t.handler = handler
-	t.used.Store(true)
+	t.mu.Lock()
+	if closed = t.closed; !closed {
+		t.tcp, t.handler = tcp, handler
+		t.used.Store(true)
+	}
+	lost := closed && t.tcp == nil // close has not seen it
+	t.mu.Unlock()
+	if lost {
+		tcp.stack.Destroy()
+	}
+	if closed {
+		return net.ErrClosed
+	}
+	return nil
+}
+
+func (t *transit) unhandle() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return net.ErrClosed
+	}
+	t.handler = nil
+	t.told.Store(false)
+	t.endLocked(net.ErrClosed, func(f *Flow) bool { return f.state == flowUndecided || f.state == flowForwarded })
 	return nil
 }
 
@@ -328,12 +353,12 @@ func (t *transit) touchLocked(f *Flow) {
 	if f.state == flowUndecided || f.state == flowAccepting {
 		return
 	}
-	now := t.now()
-	if f.inIdle != nil && now-f.used > time.Second { // exact enough, and cheap
+	f.used = t.now()
+	if f.inIdle != nil && f.used-f.ranked > time.Second { // exact enough, and cheap
+		f.ranked = f.used
 		t.idle.MoveToBack(f.inIdle)
 		f.peer.idle.MoveToBack(f.inPeerIdle)
 	}
-	f.used = now
 }
 
 // decide runs the handler.
@@ -344,7 +369,7 @@ func (t *transit) decide(f *Flow, handler func(*Flow)) {
 	f.returned = true
 	if f.state == flowUndecided {
 		f.peer.stats.Dropped++
-		f.endLocked(errUndecided)
+		f.endLocked(ErrDecided)
 		return
 	}
 	if f.state == flowEnded {
@@ -379,7 +404,7 @@ func (t *transit) expire(now time.Duration) {
 	t.endLocked(syscall.ETIMEDOUT, func(f *Flow) bool {
 		limit := f.timeoutLocked()
 		over := limit > 0 && now-f.used >= limit
-		if over && f.state == flowUndecided {
+		if over && (f.state == flowUndecided || f.state == flowAccepting) {
 			f.peer.stats.Dropped++
 		}
 		return over
@@ -417,8 +442,12 @@ func (t *transit) rerouted(old, now *routeTable, routes []Route) {
 // readdressed ends the flows with addresses that have become the stack's own.
 func (t *transit) readdressed(own *ownAddresses) {
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	t.endLocked(syscall.ECONNRESET, func(f *Flow) bool { return own.has(f.key.src.Addr()) || own.has(f.key.dst.Addr()) })
+	tcp := t.tcp
+	t.mu.Unlock()
+	if tcp != nil {
+		resetEndpoints(tcp.stack, func(local, remote netip.Addr) bool { return own.has(local) || own.has(remote) }, true)
+	}
 }
 
 // sockets are the flows that the program has accepted and not closed.
@@ -459,9 +488,6 @@ func (t *transit) wait() {
 		tcp.stack.Wait()
 	}
 }
-
-// errUndecided is why a flow ended that no handler has decided about.
-var errUndecided = errors.New("the handler has returned without a decision")
 
 // validTransit says whether a packet may go on to another host: its addresses must have a meaning beyond one link (RFC
 // 3927, section 2.7; RFC 4291, section 2.5.6; RFC 1122, section 3.2.1.3). Others were refused before.

@@ -184,7 +184,7 @@ func (x *transitTCP) accept(ctx context.Context, key flowKey, syn []byte) (tcpip
 			case res.err != nil && ctx.Err() != nil:
 				return nil, nil, context.Cause(ctx)
 			case res.err != nil:
-				return nil, nil, sysError("accept", res.err)
+				return nil, nil, acceptError(res.err)
 			}
 			return res.ep, wq, nil
 		case <-end:
@@ -197,6 +197,14 @@ func (x *transitTCP) accept(ctx context.Context, key flowKey, syn []byte) (tcpip
 			abortOld()
 		}
 	}
+}
+
+// acceptError is why the handshake failed: what would be a refusal for who dials is a reset for who is dialed.
+func acceptError(err tcpip.Error) error {
+	if _, refused := err.(*tcpip.ErrConnectionRefused); refused {
+		err = &tcpip.ErrConnectionReset{}
+	}
+	return sysError("accept", err)
 }
 
 // acceptTCP is Flow.Accept for TCP.

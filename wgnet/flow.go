@@ -127,7 +127,7 @@ func (f *Flow) Refuse(reason error) { f.flow.Refuse(reason) }
 // Drop leaves the other side without an answer. Its next packet begins another flow.
 func (f *Flow) Drop() { f.flow.Drop() }
 
-// ErrFlowDecided is the error of a second decision about a [Flow].
+// ErrFlowDecided is the error of a second decision about a [Flow], or of one that comes after its handler has returned.
 var ErrFlowDecided = netstack.ErrDecided
 
 // FlowStats counts flows: those that there are now, and what became of the others. See [Net.HandleFlows].
