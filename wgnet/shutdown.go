@@ -19,8 +19,8 @@ import (
 //
 // When ctx is done first, the host is closed without further waiting, which aborts what is left: see Close. Shutdown says
 // what that was, in an error for which errors.Is finds ctx's. It returns [net.ErrClosed] if Close is called before all was
-// delivered, and an error of its own if the other side has reset a connection that the program had closed, or has
-// not answered for minutes, before all was acknowledged. Whatever it returns, the host is closed then, and all is free.
+// delivered, and an error of its own if a connection that the program had closed ended by a reset, or because the other
+// side has not answered for minutes, before all was acknowledged. Whatever it returns, the host is closed then, and all is free.
 // What has arrived at the other side's TCP counts as delivered; whether anybody reads it there is not known.
 //
 // It may be called at any moment, from any goroutine and more than once; every call waits. A handler that calls it is
