@@ -124,16 +124,13 @@ func (s *Stack) endDialsLocked(lost func(dst netip.Addr) bool) {
 }
 
 // reset aborts what has two ends and is said to be over, what waits to be accepted and what TCP is still delivering
-// included, here and in transit, and if dialing is set, what is being dialed. It looks through all endpoints.
+// included, and if dialing is set, what is being dialed. It looks through all endpoints.
 func (s *Stack) reset(over func(local, remote netip.Addr) bool, dialing bool) {
-	resetEndpoints(s.stack, over, dialing)
-	if tcp := s.transit.tcpStack(); tcp != nil {
-		resetEndpoints(tcp, over, dialing)
-	}
+	resetEndpoints(s.endpoints(), over, dialing)
 }
 
-func resetEndpoints(st *stack.Stack, over func(local, remote netip.Addr) bool, dialing bool) {
-	for _, transport := range st.RegisteredEndpoints() {
+func resetEndpoints(endpoints []stack.TransportEndpoint, over func(local, remote netip.Addr) bool, dialing bool) {
+	for _, transport := range endpoints {
 		ep, ok := transport.(tcpip.Endpoint)
 		if !ok {
 			continue

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 )
 
@@ -24,6 +25,15 @@ func (c *TCPConn) Peer() (PeerID, bool) { return c.peer.id, c.peer.ok }
 // Peer returns the peer that a socket of DialUDP is connected to, as [TCPConn.Peer] does. It reports false for one of
 // ListenUDP.
 func (c *UDPConn) Peer() (PeerID, bool) { return c.peer.id, c.peer.ok }
+
+// endpoints are gVisor's, those of accepted flows included.
+func (s *Stack) endpoints() []stack.TransportEndpoint {
+	list := s.stack.RegisteredEndpoints()
+	if tcp := s.transit.tcpStack(); tcp != nil {
+		list = append(list, tcp.RegisteredEndpoints()...)
+	}
+	return list
+}
 
 // pin finds who serves an address now.
 func (s *Stack) pin(addr netip.Addr) pinned {

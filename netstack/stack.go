@@ -311,15 +311,6 @@ func (s *Stack) Close() error {
 	return nil
 }
 
-// endpoints are all of gVisor's, the second stack's too.
-func (s *Stack) endpoints() []stack.TransportEndpoint {
-	all := s.stack.RegisteredEndpoints()
-	if transit := s.transit.tcpStack(); transit != nil {
-		all = append(all, transit.RegisteredEndpoints()...)
-	}
-	return all
-}
-
 // isLocal says whether packets to addr stay inside of the stack.
 func (s *Stack) isLocal(addr netip.Addr) bool {
 	return addr.IsLoopback() || s.own.Load().has(addr)

@@ -446,7 +446,9 @@ func (t *transit) readdressed(own *ownAddresses) {
 	tcp := t.tcp
 	t.mu.Unlock()
 	if tcp != nil {
-		resetEndpoints(tcp.stack, func(local, remote netip.Addr) bool { return own.has(local) || own.has(remote) }, true)
+		resetEndpoints(tcp.stack.RegisteredEndpoints(), func(local, remote netip.Addr) bool {
+			return own.has(local) || own.has(remote)
+		}, true)
 	}
 }
 
