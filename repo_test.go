@@ -59,6 +59,7 @@ var layers = []struct {
 	{"forward", []string{module + "/internal"}},
 	{"proxy", []string{module + "/internal"}},
 	{"pcapng", nil},
+	{"internal/chaos", []string{module + "/wgnet", module + "/internal/memnet", module + "/internal/testpeer"}},
 	{"internal/interop", nil},
 	{"internal/memnet", nil},
 	{"internal/netns", []string{"golang.org/x/sys"}},
