@@ -172,7 +172,7 @@ func TestTCPRefused(t *testing.T) {
 		return forward.TCP(ctx, l, &net.Dialer{}, closed.Addr().String(), forward.Options{})
 	})
 	c, err := net.Dial("tcp", l.Addr().String())
-	if err == nil { // else the reset came before the system had the dial's answer ready
+	if err == nil { // the reset may come before the dial has seen that it succeeded
 		defer c.Close()
 		_ = c.SetDeadline(time.Now().Add(patience))
 		_, err = c.Read(make([]byte, 1))

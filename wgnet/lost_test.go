@@ -67,7 +67,6 @@ func (c *fragileConn) ReadFrom(b []byte) (int, net.Addr, error) {
 
 // fault 23: the network goes away under a connection, and comes back.
 func TestSocketLost(t *testing.T) {
-	t.Parallel()
 	var network fragile
 	n, up := newUpstream(t, func(cfg *wgnet.Config) { cfg.ListenPacket = network.listen })
 	l, err := up.Listen(":7")

@@ -67,8 +67,15 @@ func eventOf(t *testing.T, next func() (wgnet.Event, bool), kind wgnet.EventKind
 	}
 }
 
+// They wait for the protocol's timers most of the time, and do it together.
+func TestMoving(t *testing.T) {
+	t.Run("all addresses are tried", testAllAddressesAreTried)
+	t.Run("Faults 53 and 56: the name leads elsewhere", testNameLeadsElsewhere)
+	t.Run("fault 53: pinned", testPinEndpoint)
+}
+
 // The first addresses of a name are of no use: one that nobody is at, and one of a family that the outer network lacks.
-func TestAllAddressesAreTried(t *testing.T) {
+func testAllAddressesAreTried(t *testing.T) {
 	t.Parallel()
 	n, a, b, names := newNamedNetwork(t)
 	names.set(nil, netip.MustParseAddr("198.18.99.99"), netip.MustParseAddr("2001:2::99"), b.Endpoint().Addr())
@@ -88,7 +95,7 @@ func TestAllAddressesAreTried(t *testing.T) {
 
 // Faults 53 and 56: in the middle of a connection the peer is at another address, and says nothing. Its name leads there
 // after a while.
-func TestNameLeadsElsewhere(t *testing.T) {
+func testNameLeadsElsewhere(t *testing.T) {
 	t.Parallel()
 	n, a, b, names := newNamedNetwork(t)
 	n.Start()
@@ -162,7 +169,7 @@ func roundTripIn(ctx context.Context, c interface {
 }
 
 // fault 53: a pinned peer gets what is sent to it at its endpoint, wherever it sends from; others are followed.
-func TestPinEndpoint(t *testing.T) {
+func testPinEndpoint(t *testing.T) {
 	t.Parallel()
 	n := wgnettest.NewUnstartedNetwork(t, wgnettest.Config{Names: []string{"net"}, NoWait: true})
 	node := n.Nodes[0]

@@ -174,9 +174,9 @@ func (n *Net) start() (err error) {
 		return err
 	}
 	n.log.Info("listening", "port", n.ListenPort(), "peers", len(peers.all))
+	n.keeper.renewed = n.tunnel.renewed
 	n.background.Go(func() { n.observer.run(n.ctx) })                     // cancel ends it
 	n.background.Go(func() { n.keeper.run(n.ctx) })                       // cancel ends it
-	n.background.Go(func() { n.tunnel.watch(n.ctx) })                     // cancel ends it
 	n.background.Go(func() { n.tunnel.greet(n.ctx, literal(peers.all)) }) // cancel ends it
 	return nil
 }

@@ -568,6 +568,7 @@ func TestOpenTakenPort(t *testing.T) {
 	}
 }
 
+// fault 23: a host without IPv6, and one without IPv4.
 func TestHostWithOneFamily(t *testing.T) {
 	for _, c := range []struct{ missing, ip, other string }{
 		{"udp6", "127.0.0.1", "::1"},
