@@ -179,3 +179,9 @@ const (
 	MaxFlowBuffered    = maxFlowBuffered
 	HeldPackets        = heldPackets
 )
+
+// Revived counts the retransmission timers that gVisor had not armed.
+func (s *Stack) Revived() uint64 { return s.again.revived.Load() }
+
+// KnowsSender says whether gVisor's private fields are those that the watch over retransmissions looks at.
+func KnowsSender() bool { return senderFields() != nil }

@@ -631,6 +631,42 @@ func TestGonePeersLeaveNothing(t *testing.T) {
 	}
 }
 
+// While an address changes hands, nobody can tell whose a packet from it is: no flow of the old peer gets it, and none begins.
+func TestFlowsWhileAnAddressMoves(t *testing.T) {
+	flows, handler := flowsOf()
+	s, w := newTransit(t, handler)
+	w.send(rawUDP(addrB4, addrLAN4, 9, 53, []byte("old")))
+	f := <-flows
+	c, err := f.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	b := make([]byte, 10)
+	if _, err := c.Read(b); err != nil {
+		t.Fatal(err)
+	}
+	next := routes(peerC, "10.0.0.2/32", "10.0.0.3/32")
+	err = s.ChangeRoutes(next, func() error {
+		<-f.Context().Done()
+		w.send(rawUDP(addrB4, addrLAN4, 9, 53, []byte("new")), rawTCP(addrB4, addrLAN4, flowSYN, nil))
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := c.Read(b); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("Read: %q, %v, want ECONNRESET", b[:n], err)
+	}
+	if stats, _ := s.FlowStats(); stats.Open+stats.Undecided != 0 {
+		t.Errorf("%+v: a flow has begun meanwhile", stats)
+	}
+	w.send(rawUDP(addrB4, addrLAN4, 9, 53, []byte("new")))
+	if f := <-flows; f.Peer() != peerC {
+		t.Errorf("the flow is peer %d's, want %d", f.Peer(), peerC)
+	}
+}
+
 // A peer that has taken up all flows pays with its own for another peer's.
 func TestFlowsAreShared(t *testing.T) {
 	s, w := newTransit(t, func(f *netstack.Flow) {

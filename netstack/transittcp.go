@@ -233,7 +233,9 @@ func (t *transit) acceptTCP(f *Flow) (*TCPConn, error) {
 		}
 		return nil, err
 	}
-	c, err := newTCPConn(t.stack, "tcp", ep, wq, f.key.src)
+	c, err := newTCPConn(t.stack, "tcp", ep, wq, f.key.src, pinned{f.Peer(), true})
+	t.stack.moveMu.RLock() // a change of routes that is under way may end the flow
+	defer t.stack.moveMu.RUnlock()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if err == nil && f.state == flowEnded {

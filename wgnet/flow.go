@@ -101,7 +101,13 @@ func (f *Flow) Context() context.Context { return f.flow.Context() }
 //
 // The connection has to be closed. Errors are [*net.OpError]; errors.Is holds for [ErrFlowDecided], [net.ErrClosed],
 // ECONNABORTED and ECONNRESET (the other side has given up).
-func (f *Flow) Accept() (net.Conn, error) { return f.flow.Accept() }
+func (f *Flow) Accept() (net.Conn, error) {
+	c, err := f.flow.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return pinFlow(c, f.peer.who()), nil
+}
 
 // Forward has the flow's packets pass to the peer that serves its destination ([Flow.Target]), and the answers back. It
 // ends when no packet has come for five minutes (UDP), for two hours and four minutes (an established TCP connection), for
