@@ -158,6 +158,19 @@ func (l *link) checkIdleLocked() {
 	}
 }
 
+// settle waits a moment until what can be sent was.
+func (l *link) settle() {
+	idle := make(chan struct{})
+	l.mu.Lock()
+	l.idle = idle
+	l.checkIdleLocked()
+	l.mu.Unlock()
+	l.flush(idle)
+	l.mu.Lock()
+	l.idle = nil
+	l.mu.Unlock()
+}
+
 // close lets every writer that waits for room go and empties the queues, but for control packets to peers with a
 // session: the RSTs by which the other sides learn of the end. If somebody counts what is sent, it waits for them a
 // moment. Then readers end. Call it once.

@@ -35,7 +35,9 @@ type link struct {
 	ended   chan struct{} // closed by close
 	wake    chan struct{} // holds one token when there may be something to read
 	silence *silenceWatch
+	again   *retransmitWatch
 	routes  *atomic.Pointer[routeTable]
+	taps    *tapList
 	begin   time.Time // where the link's time begins
 	// needSession is Config.NeedSession, reads Config.Read, maxInFlight Config.MaxInFlight.
 	needSession func(PeerID)
@@ -68,8 +70,9 @@ type link struct {
 
 func newLink(s *Stack, cfg Config) *link {
 	return &link{
-		mtu: uint32(cfg.MTU), ended: make(chan struct{}), wake: make(chan struct{}, 1), silence: s.silence, routes: &s.routes,
-		begin: time.Now(), needSession: cfg.NeedSession, reads: cfg.Read, maxInFlight: cfg.MaxInFlight,
+		mtu: uint32(cfg.MTU), ended: make(chan struct{}), wake: make(chan struct{}, 1),
+		silence: s.silence, again: s.again, routes: &s.routes, taps: &s.taps, begin: time.Now(),
+		needSession: cfg.NeedSession, reads: cfg.Read, maxInFlight: cfg.MaxInFlight,
 		queues:    map[PeerID]*peerQueue{},
 		endpoints: map[tcpip.NetworkProtocolNumber]stack.NetworkEndpoint{},
 	}
@@ -90,7 +93,7 @@ func (l *link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 		return 0, &tcpip.ErrClosedForSend{}
 	}
 	for _, pkt := range pkts.AsSlice() {
-		l.pushLocked(pkt)
+		l.pushLocked(pkt, classify(pkt))
 	}
 	l.mu.Unlock()
 	l.notify()
@@ -102,7 +105,7 @@ func (l *link) resend(pkts []*stack.PacketBuffer) {
 	l.mu.Lock()
 	for _, pkt := range pkts {
 		if !l.closed {
-			l.pushLocked(pkt)
+			l.pushLocked(pkt, classify(pkt))
 		}
 		pkt.DecRef()
 	}
@@ -118,14 +121,17 @@ func (l *link) notify() {
 }
 
 // The caller holds l.mu, as for all methods that end in Locked.
-func (l *link) pushLocked(pkt *stack.PacketBuffer) {
+func (l *link) pushLocked(pkt *stack.PacketBuffer, class packetClass) {
 	peer, ok := l.routes.Load().lookup(destination(pkt))
 	if !ok {
 		l.dropped++
 		return
 	}
-	class, q := classify(pkt), l.queueLocked(peer)
-	if class == classControl && q.counts[class] >= maxControlPackets || class == classAck && q.counts[class] >= maxAckPackets {
+	if class == classStream {
+		l.again.sent()
+	}
+	q := l.queueLocked(peer)
+	if limit := class.limit(); limit > 0 && q.counts[class] >= limit {
 		l.dropped++
 		return
 	}
@@ -306,6 +312,7 @@ func (l *link) take(bufs [][]byte, sizes []int, offset int) (n int, pause time.D
 	defer l.readMu.Unlock()
 	pause = l.checkLost()
 	counted := 0 // of the n packets
+	taps := l.taps.load()
 	for n < len(bufs) {
 		if !l.segmenter.busy() {
 			if l.reading.len() == 0 {
@@ -318,6 +325,9 @@ func (l *link) take(bufs [][]byte, sizes []int, offset int) (n int, pause time.D
 			l.segmenter.start(l.reading.pop(), l.readingMTU)
 		}
 		if size := l.segmenter.next(bufs[n][offset:]); size > 0 {
+			if taps != nil {
+				showTo(taps, TappedPacket{Data: bufs[n][offset : offset+size], Peer: l.readingOf, Known: true, Outbound: true})
+			}
 			if l.maxInFlight > 0 {
 				l.mark(bufs[n], l.readingOf)
 			}

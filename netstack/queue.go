@@ -20,6 +20,8 @@ const (
 	// maxAckPackets is the same for TCP segments without data, which strangers can call forth (SYN-ACK, duplicate
 	// ACK). It is larger, since TCP has to repair what is lost.
 	maxAckPackets = 8192
+	// maxForwardedPackets is the same for packets from one peer to another, and for runs of up to 16 of them.
+	maxForwardedPackets = 512
 	// maxWaiting is how many packets to a peer without a session wait for one. Past it the oldest is dropped, as the
 	// WireGuard paper has it (section 6.4), so that a writer to a dead peer never waits.
 	maxWaiting = 16
@@ -44,12 +46,26 @@ const (
 type packetClass uint8
 
 const (
-	classStream   packetClass = iota // TCP with data: bounded by TCP's send buffers
-	classDatagram                    // bounded by the writers, who wait for room
-	classAck                         // TCP without data: bounded by dropping
-	classControl                     // bounded by dropping
+	classStream    packetClass = iota // TCP with data: bounded by TCP's send buffers
+	classDatagram                     // bounded by the writers, who wait for room
+	classAck                          // TCP without data: bounded by dropping
+	classControl                      // bounded by dropping
+	classForwarded                    // from another peer: bounded by dropping
 	classes
 )
+
+// limit is how many packets of a class may wait for one peer before further ones are dropped; 0 is none.
+func (c packetClass) limit() int {
+	switch c {
+	case classAck:
+		return maxAckPackets
+	case classControl:
+		return maxControlPackets
+	case classForwarded:
+		return maxForwardedPackets
+	}
+	return 0
+}
 
 // queued is a packet with the queue's reference to it.
 type queued struct {

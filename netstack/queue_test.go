@@ -35,7 +35,7 @@ type queueTest struct {
 
 func newQueueTest(tb testing.TB, gated bool, maxInFlight int) *queueTest {
 	s := &Stack{done: make(chan struct{})}
-	s.silence = newSilenceWatch(&s.routes, nil)
+	s.silence, s.again = newSilenceWatch(&s.routes, nil), newRetransmitWatch(nil)
 	q := &queueTest{tb: tb}
 	cfg := Config{MTU: DefaultMTU, MaxInFlight: maxInFlight}
 	if gated {

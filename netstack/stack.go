@@ -75,6 +75,9 @@ type Config struct {
 	// MaxInFlight, if not 0, bounds the packets to each peer that Device.Read has returned and [Stack.Sent] was not told
 	// of. A batch may pass it. In all there may be four times as many.
 	MaxInFlight int
+	// Unhandled, if not nil, is told of the first packet of a peer that is for an address which is not the stack's own,
+	// while there is no handler for it: see [Stack.HandleFlows]. It must not block.
+	Unhandled func(src PeerID, dst netip.Addr)
 }
 
 // Stack is a TCP/IP host inside the process. Its methods are safe for concurrent use.
@@ -83,7 +86,10 @@ type Stack struct {
 	link    *link
 	inbound inbound
 	silence *silenceWatch
+	again   *retransmitWatch
+	transit *transit
 	closing closingList
+	taps    tapList
 
 	own    atomic.Pointer[ownAddresses]
 	routes atomic.Pointer[routeTable] // nil until the first SetRoutes: everything is peer 0's
@@ -91,7 +97,15 @@ type Stack struct {
 	closeOnce sync.Once
 	done      chan struct{} // closed when Close begins
 
-	addressMu sync.Mutex // held by SetAddresses. Lock order: addressMu, mu.
+	drainOnce sync.Once
+	draining  chan struct{} // closed when Drain begins
+	drained   atomic.Bool   // by Drain, with everything delivered
+
+	addressMu sync.Mutex // held by SetAddresses. Lock order: addressMu, mu; moveMu, mu.
+	// moveMu is held while addresses change hands, from before the device knows of it until what was connected to them
+	// has ended. Who pins a connection to a peer holds it for reading.
+	moveMu sync.RWMutex
+	moving atomic.Bool // moveMu is held, for who may not wait
 
 	mu     sync.Mutex // guards dials and claims, and orders changes of routes
 	dials  map[*pendingDial]struct{}
@@ -123,11 +137,13 @@ func New(cfg Config) (*Stack, error) {
 	}
 
 	quiet()
-	s := &Stack{done: make(chan struct{}), dials: map[*pendingDial]struct{}{}, claims: map[*claim]struct{}{}}
+	s := &Stack{
+		done: make(chan struct{}), draining: make(chan struct{}),
+		dials: map[*pendingDial]struct{}{}, claims: map[*claim]struct{}{},
+	}
 	s.own.Store(own)
 	s.inbound.own = &s.own
 	s.silence = newSilenceWatch(&s.routes, cfg.Silent)
-	s.link = newLink(s, cfg)
 	s.stack = stack.New(stack.Options{
 		NetworkProtocols: []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
 		TransportProtocols: []stack.TransportProtocolFactory{
@@ -135,6 +151,9 @@ func New(cfg Config) (*Stack, error) {
 		},
 		HandleLocal: true,
 	})
+	s.again = newRetransmitWatch(s.endpoints)
+	s.link = newLink(s, cfg)
+	s.transit = newTransit(s, cfg)
 	if err := s.setUp(own); err != nil {
 		s.stack.Destroy()
 		return nil, err
@@ -143,7 +162,7 @@ func New(cfg Config) (*Stack, error) {
 }
 
 func (s *Stack) setUp(own *ownAddresses) error {
-	if err := s.setOptions(); err != nil {
+	if err := setOptions(s.stack); err != nil {
 		return err
 	}
 	if err := s.stack.CreateNIC(tunnelNIC, s.link); err != nil {
@@ -188,12 +207,13 @@ func (s *Stack) addAddress(nic tcpip.NICID, prefix netip.Prefix) error {
 	return nil
 }
 
-func (s *Stack) setOptions() error {
+// setOptions makes a gVisor stack as we want it.
+func setOptions(st *stack.Stack) error {
 	tune := tcpSettings()
 	sack := tcpip.TCPSACKEnabled(true)
 	congestion := tcpip.CongestionControlOption(tune.Congestion)
 	recovery := tcpip.TCPRACKLossDetection
-	if tune.Recovery == "sack" {
+	if tune.Recovery == "sack" || senderFields() == nil {
 		recovery = 0
 	}
 	// A port in TIME_WAIT may be taken again for a new connection after a second, as timestamps allow (RFC 6191);
@@ -203,7 +223,7 @@ func (s *Stack) setOptions() error {
 	send := tcpip.TCPSendBufferSizeRangeOption{Min: minBuffer, Default: defaultBuffer, Max: tune.MaxSend}
 	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: minBuffer, Default: defaultBuffer, Max: tune.MaxReceive}
 	for _, opt := range []tcpip.SettableTransportProtocolOption{&sack, &congestion, &recovery, &reuse, &moderate, &send, &receive} {
-		if err := s.stack.SetTransportProtocolOption(tcp.ProtocolNumber, opt); err != nil {
+		if err := st.SetTransportProtocolOption(tcp.ProtocolNumber, opt); err != nil {
 			return fmt.Errorf("netstack: set TCP option %T: %v", opt, err)
 		}
 	}
@@ -211,7 +231,7 @@ func (s *Stack) setOptions() error {
 		tcpip.SendBufferSizeOption{Min: minBuffer, Default: udpSend, Max: maxBuffer},
 		tcpip.ReceiveBufferSizeOption{Min: minBuffer, Default: udpReceive, Max: maxBuffer},
 	} {
-		if err := s.stack.SetOption(opt); err != nil {
+		if err := st.SetOption(opt); err != nil {
 			return fmt.Errorf("netstack: set option %T: %v", opt, err)
 		}
 	}
@@ -268,14 +288,25 @@ func (s *Stack) Sent(peer PeerID, n int) { s.link.sent(peer, n) }
 
 // Close ends the stack: its connections are aborted, its listeners closed, everything that waits returns
 // [net.ErrClosed]. It returns when all goroutines of the stack have ended. It is idempotent and may be called at any
-// moment. The other sides learn of it by the resets that the device still reads before it gets [os.ErrClosed].
+// moment. The other sides learn of it by the resets that the device still reads before it gets [os.ErrClosed]. After a
+// [Stack.Drain] that delivered everything there is nothing to tell them.
 func (s *Stack) Close() error {
 	s.closeOnce.Do(func() {
 		close(s.done)
 		s.silence.close()
+		if s.drained.Load() {
+			// Before the stack, whose resets would turn the orderly ends that the other sides have not read yet into errors.
+			s.link.settle()
+			s.link.close()
+		}
+		s.transit.close()
 		s.stack.Close()
-		s.link.close()
+		if !s.drained.Load() {
+			s.link.close()
+		}
 		s.stack.Wait()
+		s.transit.wait()
+		s.again.close()
 	})
 	return nil
 }

@@ -106,6 +106,11 @@ type Config struct {
 	// of the tunnel. nil asks the host's resolver. It may be called from several goroutines at once.
 	ResolveEndpoint func(ctx context.Context, host string) ([]netip.Addr, error) `json:"-"`
 
+	// ResolveInterval is how often those names are looked up again, on top of when a peer does not answer: at least a
+	// second. A peer whose name leads elsewhere is followed there, unless it was last heard from an address that never was
+	// the name's. 0 means DefaultResolveInterval, negative only when a peer does not answer.
+	ResolveInterval time.Duration `json:"-"`
+
 	warnings []Warning
 }
 
@@ -123,8 +128,15 @@ type PeerConfig struct {
 	PresharedKey PresharedKey
 
 	// Endpoint is where the peer is in the outer network: "host:port", where host is a name, an IPv4 address, or an
-	// IPv6 address in brackets, with a zone or not. "" means that it is learned from the peer's packets.
+	// IPv6 address in brackets, with a zone or not. "" means that it is learned from the peer's packets. All addresses of a
+	// name are tried, one after the other, until the peer answers at one, and the name is looked up again when it answers
+	// at none. A peer that sends from elsewhere, and is authenticated, is answered there, until it does not answer any more.
 	Endpoint string
+
+	// PinEndpoint keeps a peer from moving: it gets what is sent to it at Endpoint, which must be set, wherever its own
+	// packets come from. In a file it is a comment in the peer's section, "# PinEndpoint = true"; a token has no place for
+	// it. It cannot be changed as long as the peer is one: remove the peer and add it again.
+	PinEndpoint bool
 
 	// AllowedIPs are the addresses that the peer may send from and that are sent to it. No bit may be set beyond the
 	// prefix length, and a prefix belongs to one peer only. Empty means that the peer may send and receive nothing.

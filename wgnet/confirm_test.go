@@ -143,7 +143,13 @@ func await(tb testing.TB, what string, condition func() bool) {
 // A session that comes up while the old one is given up is none, if its handshake began before: the device has just
 // forgotten its keys. The stack must not send into it then.
 func TestSessionOfAnOldHandshake(t *testing.T) {
-	a := onePeer(t, NewPrivateKey().Public(), "", "10.0.0.1", "10.0.0.2", NewPrivateKey())
+	network := memnet.New(memnet.Options{})
+	t.Cleanup(func() { network.Close() }) // returns nil
+	outer, err := network.NewHost(netip.MustParseAddr("127.0.0.1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := onePeer(t, outer.ListenPacket, NewPrivateKey().Public(), "", "10.0.0.1", "10.0.0.2", NewPrivateKey())
 	p := a.peers().all[0]
 	before := a.tunnel.now()
 	p.handshake.Store(before)

@@ -19,7 +19,7 @@ func TestMessagesTellTheirPeer(t *testing.T) {
 	const id = 7
 	addr, other := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
 	keys := [2]PrivateKey{NewPrivateKey(), NewPrivateKey()}
-	b := onePeer(t, keys[0].Public(), "", "10.0.0.2", "10.0.0.1", keys[1])
+	b := onePeer(t, nil, keys[0].Public(), "", "10.0.0.2", "10.0.0.1", keys[1])
 
 	stack, err := netstack.New(netstack.Config{Addresses: []netip.Prefix{netip.PrefixFrom(addr, 24)}, MaxInFlight: maxInFlight})
 	if err != nil {

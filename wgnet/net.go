@@ -45,6 +45,7 @@ type Net struct {
 	started  time.Time
 	events   eventHub
 	observer *observer
+	keeper   *keeper
 	lines    *logQueue // what n.log goes through; nil if nobody listens
 	logging  sync.WaitGroup
 	rejected rejectedCount
@@ -94,7 +95,10 @@ func (n *Net) resolver() resolver.Client { return n.state.Load().resolver }
 // left behind then.
 //
 // The Net has to be closed with [Net.Close].
-func New(cfg *Config) (*Net, error) {
+func New(cfg *Config) (*Net, error) { return newNet(cfg, systemClock()) }
+
+// newNet is New with a clock that tells the time of day and the time that has passed.
+func newNet(cfg *Config, now func() (time.Time, time.Duration)) (*Net, error) {
 	if cfg == nil {
 		return nil, errors.New("wgnet: New: the config is nil")
 	}
@@ -104,7 +108,7 @@ func New(cfg *Config) (*Net, error) {
 	}
 	n := &Net{started: time.Now(), done: make(chan struct{})}
 	n.state.Store(n.newState(cfg, nil))
-	n.observer = newObserver(n)
+	n.observer, n.keeper = newObserver(n), newKeeper(n, now)
 	n.log = slog.New(slog.DiscardHandler)
 	if cfg.Logger != nil {
 		n.lines = newLogQueue(cfg.Logger.Handler())
@@ -141,6 +145,8 @@ func (n *Net) start() (err error) {
 		},
 		MaxBacklog:  maxBacklog,
 		Destination: n.observer.noticeMove,
+		Lost:        n.socketLost,
+		Reopened:    n.socketReopened,
 		Response:    func(message []byte) { n.tunnel.confirmations.answer(message) },
 		Keepalive:   func(message []byte) { n.tunnel.confirmations.arrived(message) },
 	})
@@ -157,6 +163,7 @@ func (n *Net) start() (err error) {
 		Read: func(id netstack.PeerID, packets int) {
 			n.withPeer(id, func(p *peer) { p.observed.packetsSent.Add(uint64(packets)) })
 		},
+		Unhandled: n.logUnhandled,
 	})
 	if err != nil {
 		return err
@@ -167,10 +174,10 @@ func (n *Net) start() (err error) {
 		return err
 	}
 	n.log.Info("listening", "port", n.ListenPort(), "peers", len(peers.all))
-	n.background.Go(func() { n.observer.run(n.ctx) })                       // cancel ends it
-	n.background.Go(func() { n.tunnel.watch(n.ctx) })                       // cancel ends it
-	n.background.Go(func() { n.tunnel.greet(n.ctx, literal(peers.all)) })   // cancel ends it
-	n.background.Go(func() { n.resolveEndpoints(n.ctx, named(peers.all)) }) // cancel ends it
+	n.keeper.renewed = n.tunnel.renewed
+	n.background.Go(func() { n.observer.run(n.ctx) })                     // cancel ends it
+	n.background.Go(func() { n.keeper.run(n.ctx) })                       // cancel ends it
+	n.background.Go(func() { n.tunnel.greet(n.ctx, literal(peers.all)) }) // cancel ends it
 	return nil
 }
 

@@ -26,6 +26,7 @@ const (
 	logOurResponse    = "%v - Sending handshake response"
 	logPeerInitiation = "%v - Received handshake initiation"
 	logKeepalive      = "%v - Receiving keepalive packet"
+	logUnsent         = "%v - Failed to send handshake initiation: %v"
 	logGivingUp       = "%s - Handshake did not complete after %d attempts, giving up"
 	logDisallowed4    = "IPv4 packet with disallowed source address from %v"
 	logDisallowed6    = "IPv6 packet with disallowed source address from %v"
@@ -164,7 +165,19 @@ func (t *tunnel) errorf(closing bool, format string, args ...any) {
 	if closing {
 		level = slog.LevelDebug // what the device meets now is our doing: the sockets and the stack may go before it
 	}
+	if format == logUnsent {
+		t.noteUnsent(args)
+	}
 	t.translate(level, format, args)
+}
+
+// noteUnsent notes that an initiation has not left this host.
+func (t *tunnel) noteUnsent(args []any) {
+	dev, ok := args[0].(*device.Peer)
+	err, isError := args[1].(error)
+	if p, known := t.byDevice.Load(dev); ok && isError && known {
+		p.(*peer).unsent.Store(&err)
+	}
 }
 
 func (t *tunnel) note(p *peer, format string) {
@@ -175,11 +188,13 @@ func (t *tunnel) note(p *peer, format string) {
 		}
 		p.initiated.Store(t.now())
 		p.handshake.Store(t.now())
+		p.unsent.Store(nil)
 		p.observed.abandoned.Store(false)
 	case logOurResponse:
 		p.handshake.Store(t.now())
 	case logResponse:
 		p.heard.Store(true)
+		p.reached()
 		t.up(p, p.initiated.Load())
 	case logPeerInitiation:
 		p.heard.Store(true)
@@ -193,6 +208,8 @@ func (t *tunnel) note(p *peer, format string) {
 		}
 	case logKeepalive:
 		t.accepted.Add(1)
+		p.observed.keepalives.Add(1)
+		p.reached()
 		if t.confirmations.confirmedByKeepalive(p.link) {
 			t.up(p, p.asked.Load())
 		}
@@ -206,21 +223,14 @@ func (t *tunnel) note(p *peer, format string) {
 	}
 }
 
-// watch does what a new session calls for and a callback must not, until ctx is done.
-func (t *tunnel) watch(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-t.renewed:
+// renew does what new sessions call for and a callback must not.
+func (t *tunnel) renew() {
+	for _, p := range t.peers().all {
+		if p.renewed.Swap(false) && p.lost.Swap(false) {
+			t.stack.Resend(p.id)
 		}
-		for _, p := range t.peers().all {
-			if p.renewed.Swap(false) && p.lost.Swap(false) {
-				t.stack.Resend(p.id)
-			}
-		}
-		t.wake()
 	}
+	t.wake()
 }
 
 // wake lets those look again who wait for a session or on behalf of a peer.

@@ -61,7 +61,12 @@ func (e *endpoint) SrcToString() string {
 func (e *endpoint) DstIP() netip.Addr { return e.dst.Addr() }
 
 // DstToString implements conn.Endpoint. ParseEndpoint reads it back.
-func (e *endpoint) DstToString() string { return e.dst.String() }
+func (e *endpoint) DstToString() string {
+	if !e.dst.IsValid() {
+		return NoEndpoint
+	}
+	return e.dst.String()
+}
 
 // DstToBytes implements conn.Endpoint. The bytes key our own cookies only (WireGuard paper, section 5.4.7), the
 // other side never computes them.

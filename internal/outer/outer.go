@@ -10,7 +10,8 @@
 // Invariants:
 //   - at most one facade is open at a time;
 //   - a receive function fails only when its facade or the Sockets are closed, with [net.ErrClosed]: the device
-//     gives up its receive routine for good on other errors, so those are waited out here;
+//     gives up its receive routine for good on other errors, so those are waited out here, and a socket that is lost is
+//     replaced by another one on the same port;
 //   - Send never waits longer than sendTimeout, and a Close of the facade or of the Sockets ends its wait;
 //   - the port changes without the device's notice: a [Spare] takes the place of the socket under its facade;
 //   - addresses that the device or a user sees are never 4-in-6: mapped addresses exist inside a socket only.
@@ -54,6 +55,10 @@ type Config struct {
 	// Destination, if not nil, is called by the first Send to an endpoint, and again by the first one after each
 	// [Sockets.AnnounceAgain]: so it is called when a peer's datagrams begin to go elsewhere. It must not block.
 	Destination func()
+	// Lost, if not nil, is called when the socket has failed for good and another is to be opened, and Reopened once one
+	// has taken its place, perhaps on another port if any port was asked for. They must not block.
+	Lost     func(error)
+	Reopened func()
 	// Response, if not nil, is called with each handshake response before it is sent, and Keepalive with each message of
 	// a keepalive's form that has come, from whomever, before a receive function returns it. They must not block.
 	Response, Keepalive func(message []byte)
@@ -74,6 +79,8 @@ type Sockets struct {
 	announced atomic.Uint64
 	received  receivedCount
 	backlog   *backlog
+	reopening reopening
+	ctx       context.Context // of hooks that run on their own; Close ends it
 
 	// receiving serializes the receive functions of successive facades. It guards the sockets' receive state.
 	receiving sync.Mutex
@@ -87,21 +94,22 @@ type Sockets struct {
 type active struct {
 	socket
 	localPort uint16
+	asked     uint16 // 0: any port would have done
 }
 
 // Open opens the sockets. A taken port is an error at once, for which errors.Is finds [syscall.EADDRINUSE]. A host
 // without IPv6 gets an IPv4 socket.
 func Open(cfg Config) (*Sockets, error) {
-	sock, err := openSocket(cfg)
+	sock, err := openSocket(context.Background(), cfg)
 	if err != nil {
 		return nil, err
 	}
 	return newSockets(sock, cfg), nil
 }
 
-func openSocket(cfg Config) (socket, error) {
+func openSocket(ctx context.Context, cfg Config) (socket, error) {
 	if cfg.ListenPacket != nil {
-		pc, err := cfg.ListenPacket(context.Background(), "udp", ":"+strconv.Itoa(int(cfg.Port)))
+		pc, err := cfg.ListenPacket(ctx, "udp", ":"+strconv.Itoa(int(cfg.Port)))
 		if err != nil {
 			return nil, fmt.Errorf("listen for packets on port %d: %w", cfg.Port, err)
 		}
@@ -140,12 +148,15 @@ func newSockets(sock socket, cfg Config) *Sockets {
 		cfg: cfg, log: logger(cfg.Logger), batch: sock.batchSize(), closed: make(chan struct{}),
 		backlog: newBacklog(cfg.MaxBacklog),
 	}
-	s.current.Store(&active{sock, sock.port()})
+	s.current.Store(&active{sock, sock.port(), cfg.Port})
 	s.announced.Store(1)
+	var cancel context.CancelFunc
+	s.ctx, cancel = context.WithCancel(context.Background())
 	s.close = sync.OnceValue(func() error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		close(s.closed)
+		cancel()
 		return s.sock().close()
 	})
 	return s

@@ -568,6 +568,7 @@ func TestOpenTakenPort(t *testing.T) {
 	}
 }
 
+// fault 23: a host without IPv6, and one without IPv4.
 func TestHostWithOneFamily(t *testing.T) {
 	for _, c := range []struct{ missing, ip, other string }{
 		{"udp6", "127.0.0.1", "::1"},
@@ -651,6 +652,17 @@ func TestParseEndpoint(t *testing.T) {
 		if err := ap.UnmarshalBinary(e.DstToBytes()); err != nil || ap.Addr() != e.DstIP() {
 			t.Errorf("%q: bytes of %v, %v", c.in, ap, err)
 		}
+	}
+}
+
+func TestNoEndpoint(t *testing.T) {
+	p := openBind(t, openSystem(t, Config{}).Bind())
+	e, err := p.bind.ParseEndpoint(NoEndpoint)
+	if err != nil || e.DstToString() != NoEndpoint || e.DstIP().IsValid() {
+		t.Fatalf("got %v, %v", e, err)
+	}
+	if err := p.bind.Send(datagrams(1), e); err == nil {
+		t.Error("something was sent to no address")
 	}
 }
 
