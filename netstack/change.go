@@ -47,7 +47,7 @@ func (s *Stack) ChangeRoutes(routes []Route, take func() error) error {
 	s.mu.Unlock()
 	s.silence.retain(routes)
 	s.link.retain(routes)
-	s.transit.rerouted(old, table, routes)
+	s.transit.rerouted(old, table)
 	sweep(true) // those who dial know by now why
 	return nil
 }

@@ -18,9 +18,9 @@ const (
 	maxDrainPause = 50 * time.Millisecond
 )
 
-// Drain closes the listeners, ends the handler of flows and pending dials, these with [net.ErrClosed], refuses new ones, and waits until every TCP
-// connection was closed by the program, or reset, and what was written to it acknowledged. UDP sockets work on. The
-// Stack is to be closed afterwards.
+// Drain closes the listeners, ends pending dials with [net.ErrClosed] and the handler of flows, refuses new ones, and
+// waits until every TCP connection was closed by the program, or reset, and what was written to it acknowledged. UDP
+// sockets work on. The Stack is to be closed afterwards.
 //
 // It returns nil when all was delivered; the context's error, with what it still waited for; [net.ErrClosed] if the stack
 // is closed meanwhile; or, when all have ended, that connections which the program had closed were reset or timed out
@@ -48,7 +48,7 @@ func (s *Stack) Drain(ctx context.Context) error {
 		case len(now) > 0:
 		case failed > 0:
 			return fmt.Errorf("not all that was written was acknowledged: of the connections that had been closed, "+
-				"%d were reset by the other side or timed out", failed)
+				"%d ended by a reset or a time-out", failed)
 		default:
 			s.drained.Store(true)
 			return nil
@@ -111,6 +111,6 @@ func describe(list map[*tcp.Endpoint]bool) string {
 			unacknowledged++
 		}
 	}
-	return fmt.Sprintf("%d connections are open and %d are closed with data that was not acknowledged",
+	return fmt.Sprintf("connections left: %d open, %d closed with data that was not acknowledged",
 		len(list)-unacknowledged, unacknowledged)
 }

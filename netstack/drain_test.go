@@ -155,7 +155,7 @@ func TestDrainGivesUp(t *testing.T) {
 	first, second := drain(t, a, ctx), make(chan error, 1)
 	cancel()
 	err := <-first
-	if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "1 connections are open") {
+	if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "connections left: 1 open, 0 closed") {
 		t.Error(err)
 	}
 	go func() { second <- a.Drain(context.Background()) }() // ends with a.Close
@@ -185,7 +185,7 @@ func TestDrainReset(t *testing.T) {
 	if err := accepted.Close(); err != nil { // with unread data, which is a reset
 		t.Fatal(err)
 	}
-	if err := <-got; err == nil || !strings.Contains(err.Error(), "1 were reset by the other side or timed out") {
+	if err := <-got; err == nil || !strings.Contains(err.Error(), "1 ended by a reset or a time-out") {
 		t.Error(err)
 	}
 }

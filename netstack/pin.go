@@ -43,7 +43,9 @@ func (s *Stack) pin(addr netip.Addr) pinned {
 
 // pinAccepted finds the peer that has made a connection. Those that live are found and ended when their address changes
 // hands, from their first SYN on, so the one who serves the address now is the one who has made it. A dead one may have
-// died before that.
+// died before that. Past 4,095 half-open connections gVisor answers with SYN cookies, and there is nothing to be found: who
+// had the address could finish a handshake with a packet that the device let through right before it moved, if the
+// device has held that back until after the move.
 func (s *Stack) pinAccepted(ep tcpip.Endpoint, remote netip.Addr) pinned {
 	s.moveMu.RLock()
 	defer s.moveMu.RUnlock()

@@ -101,7 +101,7 @@ type Stack struct {
 	draining  chan struct{} // closed when Drain begins
 	drained   atomic.Bool   // by Drain, with everything delivered
 
-	addressMu sync.Mutex // held by SetAddresses. Lock order: addressMu, mu; moveMu, mu.
+	addressMu sync.Mutex // held by SetAddresses. Lock order: addressMu, mu; moveMu, mu; moveMu, transit.mu.
 	// moveMu is held while addresses change hands, from before the device knows of it until what was connected to them
 	// has ended. Who pins a connection to a peer holds it for reading.
 	moveMu sync.RWMutex

@@ -230,14 +230,13 @@ func (t *transit) receive(in *inboundPacket, b []byte, mss int) {
 
 // unasked counts a packet that nobody has asked for.
 func (t *transit) unasked(src, dst netip.Addr) {
-	peer, ok := t.stack.routes.Load().lookup(src)
-	if !ok {
-		return
-	}
 	t.mu.Lock()
-	t.peerLocked(peer).stats.Unhandled++
+	peer, ok := t.stack.routes.Load().lookup(src)
+	if ok {
+		t.peerLocked(peer).stats.Unhandled++
+	}
 	t.mu.Unlock()
-	if t.unhandled != nil && !t.told.Swap(true) {
+	if ok && t.unhandled != nil && !t.told.Swap(true) {
 		t.unhandled(peer, dst)
 	}
 }
@@ -339,6 +338,7 @@ func (t *transit) makeRoomLocked(peer *flowPeer) bool {
 	return true
 }
 
+// peerLocked returns what is known of a peer, which must be in the table of routes now: rerouted takes it away again.
 func (t *transit) peerLocked(id PeerID) *flowPeer {
 	p := t.peers[id]
 	if p == nil {
@@ -421,18 +421,14 @@ func (t *transit) endLocked(cause error, over func(*Flow) bool) {
 }
 
 // rerouted ends the flows whose peers are not the same any more, and forgets peers that have no route.
-func (t *transit) rerouted(old, now *routeTable, routes []Route) {
-	keep := make(map[PeerID]bool, len(routes))
-	for _, r := range routes {
-		keep[r.Peer] = true
-	}
+func (t *transit) rerouted(old, now *routeTable) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.endLocked(syscall.ECONNRESET, func(f *Flow) bool {
 		return moved(old, now, f.key.src.Addr()) || f.hasTarget && moved(old, now, f.key.dst.Addr())
 	})
 	for id, p := range t.peers {
-		if !keep[id] {
+		if !now.serves(id) {
 			t.stats.add(p.stats)
 			delete(t.peers, id)
 		}

@@ -131,7 +131,7 @@ func (n *Net) invitation(opts InviteOptions) (*Config, PeerConfig, error) {
 func (n *Net) inviteEndpoint(s string) (string, error) {
 	port := strconv.Itoa(int(n.ListenPort()))
 	if s == "" {
-		return "", errors.New("Endpoint is missing: it is where the other side reaches this host in the outer network, " +
+		return "", errors.New("the Endpoint is missing: it is where the other side reaches this host in the outer network, " +
 			"a host name or an address of this machine or of the NAT in front of it, such as vpn.example.com:" + port)
 	}
 	host := strings.TrimSuffix(strings.TrimPrefix(s, "["), "]")
@@ -139,7 +139,7 @@ func (n *Net) inviteEndpoint(s string) (string, error) {
 		s = net.JoinHostPort(host, port)
 	}
 	if _, err := parseEndpoint(s); err != nil {
-		return "", fmt.Errorf("Endpoint: %w", err)
+		return "", fmt.Errorf("the Endpoint %w", err)
 	}
 	return s, nil
 }

@@ -205,7 +205,7 @@ func TestInviteEndpoint(t *testing.T) {
 		"2001:db8::1":          "[2001:db8::1]:51820",
 		"[2001:db8::1]":        "[2001:db8::1]:51820",
 		"[2001:db8::1]:1":      "[2001:db8::1]:1",
-		"":                     "Endpoint is missing",
+		"":                     "is missing",
 		"vpn.example.com:0":    "port 0",
 		"vpn.example.com:http": "no port",
 		"0.0.0.0":              "no host's address",
@@ -213,7 +213,7 @@ func TestInviteEndpoint(t *testing.T) {
 	} {
 		cfg, err := host.Invite(wgnet.InviteOptions{Endpoint: given})
 		switch {
-		case err != nil && !strings.HasPrefix(err.Error(), "wgnet: Invite: Endpoint") || err != nil && !strings.Contains(err.Error(), want):
+		case err != nil && !strings.HasPrefix(err.Error(), "wgnet: Invite: the Endpoint ") || err != nil && !strings.Contains(err.Error(), want):
 			t.Errorf("%q: %v", given, err)
 		case err == nil && cfg.Peers[0].Endpoint != want:
 			t.Errorf("%q became %q, want %q", given, cfg.Peers[0].Endpoint, want)

@@ -11,6 +11,7 @@ import (
 //
 //   - Listeners are closed at once: Accept returns [net.ErrClosed], and connections that wait to be accepted are reset. So do
 //     Dial and Listen from now on, dials that are under way included, and look-ups of names.
+//   - The handler of [Net.HandleFlows] is ended, as by HandleFlows(nil): connections that it has accepted are open ones.
 //   - Open TCP connections go on until the program closes them. Those that are closed go on until the other side has
 //     acknowledged all that was written, over a slow link as long as that takes.
 //   - UDP sockets, which have no end that could be waited for, work until all of that is done.
@@ -18,8 +19,8 @@ import (
 //
 // When ctx is done first, the host is closed without further waiting, which aborts what is left: see Close. Shutdown says
 // what that was, in an error for which errors.Is finds ctx's. It returns [net.ErrClosed] if Close is called before all was
-// delivered, and an error of its own if the other side has reset a connection that the program had closed, or has
-// not answered for minutes, before all was acknowledged. Whatever it returns, the host is closed then, and all is free.
+// delivered, and an error of its own if a connection that the program had closed ended by a reset, or because the other
+// side has not answered for minutes, before all was acknowledged. Whatever it returns, the host is closed then, and all is free.
 // What has arrived at the other side's TCP counts as delivered; whether anybody reads it there is not known.
 //
 // It may be called at any moment, from any goroutine and more than once; every call waits. A handler that calls it is

@@ -175,7 +175,7 @@ func TestShutdownGivesUp(t *testing.T) {
 	got := shutDown(t, a, ctx)
 	cancel()
 	err := <-got
-	if !errors.Is(err, context.Canceled) || !strings.HasPrefix(err.Error(), "wgnet: Shutdown: 1 connections are open") {
+	if !errors.Is(err, context.Canceled) || !strings.HasPrefix(err.Error(), "wgnet: Shutdown: connections left: 1 open, 0 closed") {
 		t.Error(err)
 	}
 	if _, err := accepted.Write([]byte("x")); !errors.Is(err, net.ErrClosed) {

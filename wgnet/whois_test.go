@@ -192,6 +192,53 @@ func TestPeerOfMoves(t *testing.T) {
 	}
 }
 
+// The program's end of a flow is pinned, too; and Shutdown waits for the TCP ones.
+func TestPeerOfFlow(t *testing.T) {
+	client, gateway := gatewayPair(t)
+	accepted := make(chan net.Conn, 1)
+	handle(t, gateway, func(f *wgnet.Flow) {
+		c, err := f.Accept()
+		if err != nil {
+			t.Error(err)
+		}
+		accepted <- c
+	})
+	peer := wgnet.Peer{Name: "client", PublicKey: client.PublicKey()}
+	for _, network := range []string{"udp", "tcp"} {
+		c, err := client.DialContext(testContext(t), network, "192.168.1.123:9")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := c.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		flow := <-accepted
+		defer flow.Close()
+		checkWho(t, network, flow, peer)
+		if network == "tcp" {
+			if _, err := flow.Read(make([]byte, 1)); err != nil {
+				t.Error(err)
+			}
+			got := shutDown(t, gateway, testContext(t))
+			select {
+			case err := <-got:
+				t.Fatalf("Shutdown does not wait for an accepted flow: %v", err)
+			default:
+			}
+			if err := gateway.HandleFlows(func(*wgnet.Flow) {}); !errors.Is(err, net.ErrClosed) {
+				t.Errorf("HandleFlows: %v, want net.ErrClosed", err)
+			}
+			if err := flow.Close(); err != nil {
+				t.Error(err)
+			}
+			if err := <-got; err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
 func TestAcceptAfterClose(t *testing.T) {
 	a, _ := wgnettest.Pair(t)
 	l, _ := listen(t, a, ":0")
