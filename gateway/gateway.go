@@ -253,14 +253,12 @@ func (g *Gateway) deny(r *request, why string) {
 // forward leaves a flow between two peers to the tunnel, and ends it there when the rules have changed. It returns why
 // the flow ended.
 func (g *Gateway) forward(f *flow) error {
+	stop := context.AfterFunc(f.ctx, f.Drop) // which does nothing if the tunnel itself has ended it
+	defer stop()
 	if err := f.Forward(); err != nil {
-		f.count(func(c *counters) { c.failed.Add(1) })
-		g.failed.log(g.log, slog.LevelWarn, "flow not forwarded", &f.request, slog.Any("error", err))
-		f.Drop()
-		return err
+		return g.turnAway(f, err)
 	}
 	f.count(func(c *counters) { c.forwarded.Add(1) })
 	<-f.ctx.Done()
-	f.Drop() // which does nothing if the tunnel itself has ended it
 	return context.Cause(f.ctx)
 }
