@@ -244,9 +244,9 @@ func (g *Gateway) verdict(r *request) verdict {
 	return g.policy.Load().decide(r.from, r.Network(), r.dst, kind)
 }
 
-func (g *Gateway) deny(r *request, why string) {
+func (g *Gateway) deny(r *request, why func() string) {
 	r.count(func(c *counters) { c.denied.Add(1) })
-	g.denied.log(g.log, slog.LevelInfo, "flow denied", r, slog.String("reason", why))
+	g.denied.log(g.log, slog.LevelInfo, "flow denied", r, slog.Any("reason", reason(why)))
 	r.Refuse(syscall.EACCES)
 }
 
