@@ -38,6 +38,7 @@ func (s *Stack) ChangeRoutes(routes []Route, take func() error) error {
 	s.moving.Store(true)
 	defer s.moving.Store(false)
 	sweep(false) // while a reset still gets to the one who had the address
+	s.transit.rerouted(old, table)
 	if err := take(); err != nil {
 		return err
 	}
@@ -47,7 +48,7 @@ func (s *Stack) ChangeRoutes(routes []Route, take func() error) error {
 	s.mu.Unlock()
 	s.silence.retain(routes)
 	s.link.retain(routes)
-	s.transit.rerouted(old, table)
+	s.transit.forget(table)
 	sweep(true) // those who dial know by now why
 	return nil
 }

@@ -7,10 +7,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
-	"net"
 	"net/netip"
 	"os"
-	"runtime"
 	"slices"
 	"syscall"
 	"testing"
@@ -305,297 +303,6 @@ func flowsOf() (flows chan *netstack.Flow, handler func(*netstack.Flow)) {
 	}
 }
 
-// What comes before the decision waits for it, within bounds.
-func TestHeldPackets(t *testing.T) {
-	flows, handler := flowsOf()
-	s, w := newTransit(t, handler)
-	for i := range 3 * netstack.HeldPackets {
-		w.send(rawUDP(addrB4, addrLAN4, 99, 53, []byte{byte(i)}))
-	}
-	c, err := (<-flows).Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	w.send(rawUDP(addrB4, addrLAN4, 99, 53, []byte("later")))
-	b := make([]byte, 100)
-	for i := range netstack.HeldPackets {
-		if n, err := c.Read(b); err != nil || n != 1 || b[0] != byte(i) {
-			t.Errorf("message %d: %x, %v", i, b[:n], err)
-		}
-	}
-	if n, err := c.Read(b); err != nil || string(b[:n]) != "later" {
-		t.Errorf("%q, %v, want the one that came later", b[:n], err)
-	}
-	if _, _, _, buffered := s.FlowTable(); buffered != 0 {
-		t.Errorf("%d bytes are still accounted for", buffered)
-	}
-}
-
-// A program that does not read costs a bounded amount of memory.
-func TestUnreadFlow(t *testing.T) {
-	flows, handler := flowsOf()
-	s, w := newTransit(t, handler)
-	big := rawUDP(addrB4, addrLAN4, 99, 53, make([]byte, 60_000))
-	w.send(big)
-	c, err := (<-flows).Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for range 100 {
-		w.send(big)
-	}
-	if _, _, _, buffered := s.FlowTable(); buffered > netstack.MaxFlowBuffered || buffered < netstack.MaxFlowBuffered/2 {
-		t.Errorf("%d bytes wait, want at most %d", buffered, netstack.MaxFlowBuffered)
-	}
-	c.Close()
-	if _, _, _, buffered := s.FlowTable(); buffered != 0 {
-		t.Errorf("%d bytes wait after Close", buffered)
-	}
-}
-
-// faults 27 to 29, for the conns of datagram flows.
-func TestFlowConn(t *testing.T) {
-	flows, handler := flowsOf()
-	s, w := newTransit(t, handler)
-	for _, network := range []string{"udp", "ping"} {
-		packet := rawUDP(addrB4, addrLAN4, 99, 53, []byte("xyz"))
-		if network == "ping" {
-			packet = echoRequest(addrB4, addrLAN4, 99, 0x7879, "z")
-		}
-		w.send(packet)
-		f := <-flows
-		c, err := f.Accept()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got, want := c.LocalAddr().Network(), map[string]string{"udp": "udp", "ping": "ip"}[network]; got != want {
-			t.Errorf("the network of the address is %q, want %q", got, want)
-		}
-		b := make([]byte, 10)
-		if n, err := c.Read(nil); n != 0 || err != nil {
-			t.Errorf("empty Read: %d, %v", n, err)
-		}
-		if n, err := c.Read(b); string(b[:n]) != "xyz" || err != nil {
-			t.Errorf("Read: %q, %v", b[:n], err)
-		}
-		if _, err := c.Write([]byte("abc")); err != nil {
-			t.Error(err)
-		}
-		src, dst, _, p := dissect(w.next())
-		if src != addrLAN4 || dst != addrB4 || !bytes.HasSuffix(p, []byte("abc")) {
-			t.Errorf("from %s to %s: %x", src, dst, p)
-		}
-		if _, err := c.Write(make([]byte, 65_535)); !errors.Is(err, syscall.EMSGSIZE) {
-			t.Errorf("too large a Write: %v", err)
-		}
-		if network == "ping" {
-			if _, err := c.Write([]byte{1}); !errors.Is(err, syscall.EINVAL) {
-				t.Errorf("Write without a sequence number: %v", err)
-			}
-		}
-		if err := c.SetDeadline(time.Now().Add(-time.Second)); err != nil {
-			t.Error(err)
-		}
-		var ne net.Error
-		if _, err := c.Read(b); !errors.Is(err, os.ErrDeadlineExceeded) || !errors.As(err, &ne) || !ne.Timeout() {
-			t.Errorf("Read past the deadline: %v", err)
-		}
-		if _, err := c.Write([]byte("abc")); !errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Errorf("Write past the deadline: %v", err)
-		}
-		if err := c.SetDeadline(time.Time{}); err != nil {
-			t.Error(err)
-		}
-		for _, end := range []func() error{c.Close, s.Close} {
-			if network == "udp" { // the stack ends with the last one only
-				end = c.Close
-			}
-			reading := make(chan error, 1)
-			go func() { // ends with the conn
-				_, err := c.Read(b)
-				reading <- err
-			}()
-			if err := end(); err != nil && !errors.Is(err, net.ErrClosed) {
-				t.Error(err)
-			}
-			if err := <-reading; !errors.Is(err, net.ErrClosed) {
-				t.Errorf("Read after the end: %v", err)
-			}
-		}
-		for what, err := range map[string]error{
-			"Close": c.Close(), "SetDeadline": c.SetDeadline(time.Time{}), "Write": second(c.Write([]byte("abc"))),
-		} {
-			if oe := new(net.OpError); !errors.Is(err, net.ErrClosed) || !errors.As(err, &oe) {
-				t.Errorf("%s after Close: %v", what, err)
-			}
-		}
-		<-f.Context().Done()
-	}
-}
-
-func second(_ int, err error) error { return err }
-
-// An ICMP error of the peer's reaches the conn that it is about.
-func TestFlowConnLearnsOfErrors(t *testing.T) {
-	flows, handler := flowsOf()
-	_, w := newTransit(t, handler)
-	for _, family := range families {
-		client, lan := transitAddrs[family][1], transitAddrs[family][3]
-		w.send(rawUDP(client, lan, 99, 53, []byte("x")))
-		c, err := (<-flows).Accept()
-		if err != nil {
-			t.Fatal(err)
-		}
-		b := make([]byte, 10)
-		if _, err := c.Read(b); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := c.Write([]byte("answer")); err != nil {
-			t.Fatal(err)
-		}
-		answer := w.next()
-		if family == "IPv4" {
-			w.send(rawICMP(client, lan, 3, 3, [4]byte{}, answer))
-		} else {
-			w.send(rawICMP(client, lan, 1, 4, [4]byte{}, answer))
-		}
-		if _, err := c.Read(b); !errors.Is(err, syscall.ECONNREFUSED) {
-			t.Errorf("Read: %v, want ECONNREFUSED", err)
-		}
-		w.send(rawUDP(client, lan, 99, 53, []byte("again")))
-		if n, err := c.Read(b); err != nil || string(b[:n]) != "again" {
-			t.Errorf("Read after the error: %q, %v", b[:n], err)
-		}
-		c.Close()
-	}
-}
-
-// fault 65: a flood of SYNs costs a bounded amount of memory and goroutines, whatever the handler does, and leaves nothing.
-// fault 66: another peer does not notice.
-func TestSYNFlood(t *testing.T) {
-	for _, accepts := range []bool{false, true} {
-		checkGoroutines(t)
-		honest := make(chan *netstack.Flow, 1)
-		s, w := newTransit(t, func(f *netstack.Flow) {
-			switch {
-			case f.Peer() == peerC:
-				honest <- f
-				f.Refuse(syscall.ECONNREFUSED)
-			case accepts:
-				if c, err := f.Accept(); err == nil {
-					c.Close()
-					t.Error("a connection that nobody completes is accepted")
-				}
-			default:
-				<-f.Context().Done() // as a dial to a black hole
-			}
-		})
-		s.SetFlowLimits(1000, 500, 200, 100, 8)
-		before := runtime.NumGoroutine()
-		syn := flowSYN
-		for i := range 20_000 {
-			syn.SrcPort, syn.DstPort = uint16(1+i%60_000), uint16(1+i/60_000)
-			w.send(rawTCP(addrB4, addrLAN4, syn, nil))
-			for len(w.out) > 0 {
-				<-w.out // SYN-ACKs
-			}
-		}
-		stats, _ := s.FlowStats()
-		if stats.Undecided != 100 || stats.Capped != 20_000-100 {
-			t.Errorf("%+v, want 100 undecided ones", stats)
-		}
-		if n := runtime.NumGoroutine(); n > before+3*100 {
-			t.Errorf("%d goroutines, %d before", n, before)
-		}
-		w.send(rawTCP(addrC4, addrLAN4, flowSYN, nil))
-		<-honest
-		s.ExpireFlows(netstack.UndecidedTimeout)
-		if !eventually(func() bool { keys, _, undecided, buffered := s.FlowTable(); return keys+undecided+int(buffered) == 0 }) {
-			t.Error("flows are left when they have timed out")
-		}
-		if !eventually(func() bool { return s.TransitEndpoints() == 0 }) {
-			t.Errorf("%d endpoints are left", s.TransitEndpoints())
-		}
-		s.Close()
-	}
-}
-
-// fault 67: more UDP flows than there may be: the one that was idle for longest goes.
-func TestUDPFlowsAreBounded(t *testing.T) {
-	conns := make(chan net.Conn, 1<<12)
-	s, w := newTransit(t, func(f *netstack.Flow) {
-		c, err := f.Accept()
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		conns <- c
-		<-f.Context().Done()
-	})
-	const most, sent = 50, 1000
-	s.SetFlowLimits(1000, most, 5000, 5000, 8)
-	all := make([]net.Conn, 0, sent)
-	for i := range sent {
-		w.send(rawUDP(addrB4, addrLAN4, uint16(1000+i), 53, []byte("x")))
-		all = append(all, <-conns) // none of them is evicted undecided
-	}
-	stats, peers := s.FlowStats()
-	if stats.Open != most || stats.Evicted != sent-most || peers[peerB] != stats {
-		t.Errorf("%+v, of the peer %+v, want %d open and %d evicted", stats, peers[peerB], most, sent-most)
-	}
-	b := make([]byte, 10)
-	for i, c := range all {
-		if err := c.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil && !errors.Is(err, net.ErrClosed) {
-			t.Error(err)
-		}
-		n, err := c.Read(b)
-		if evicted := i < sent-most; evicted && !errors.Is(err, syscall.ECONNABORTED) || !evicted && (err != nil || n != 1) {
-			t.Errorf("flow %d: %d bytes, %v", i, n, err)
-		}
-	}
-	if keys, idle, _, _ := s.FlowTable(); keys != most || idle != most {
-		t.Errorf("%d flows in the table, %d in the list, want %d", keys, idle, most)
-	}
-	s.Close()
-	if !eventually(func() bool {
-		keys, idle, undecided, buffered := s.FlowTable()
-		return keys+idle+undecided+int(buffered) == 0
-	}) {
-		t.Error("flows are left after Close")
-	}
-}
-
-// What is in use is not what was idle for longest.
-func TestFlowInUseIsNotEvicted(t *testing.T) {
-	flows, handler := flowsOf()
-	s, w := newTransit(t, handler)
-	s.SetFlowLimits(100, 3, 100, 100, 8)
-	var all []*netstack.Flow
-	begin := func(port uint16) {
-		t.Helper()
-		w.send(rawUDP(addrB4, addrC4, port, 53, nil))
-		f := <-flows
-		if err := f.Forward(); err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, f)
-	}
-	for port := range uint16(3) {
-		begin(1 + port)
-	}
-	for range 4 { // in steps that are shorter than what is noticed at once
-		s.AgeFlows(600 * time.Millisecond)
-		w.send(rawUDP(addrB4, addrC4, 1, 53, nil), rawUDP(addrC4, addrB4, 53, 2, nil))
-	}
-	begin(4)
-	for i, f := range all {
-		if evicted := f.Context().Err() != nil; evicted != (i == 2) {
-			t.Errorf("flow %d is evicted: %v", i, evicted)
-		}
-	}
-}
-
 // The second stack says nothing of its own accord, to whom it could, when it begins.
 func TestTransitStackIsSilent(t *testing.T) {
 	s := newStack(t, netstack.Config{Addresses: testTransitAddresses})
@@ -608,125 +315,38 @@ func TestTransitStackIsSilent(t *testing.T) {
 	w.quiet(t)
 }
 
-// fault 24, for flows: nothing of a peer that has gone is kept but its counters' sum.
-func TestGonePeersLeaveNothing(t *testing.T) {
+// While an address changes hands, nobody can tell whose a packet from it is: no flow of the old peer gets it, and none begins.
+func TestFlowsWhileAnAddressMoves(t *testing.T) {
 	flows, handler := flowsOf()
 	s, w := newTransit(t, handler)
-	for i := range 50 {
-		s.SetRoutes(append(routes(netstack.PeerID(10+i), "10.0.0.2/32"), routes(peerC, "10.0.0.3/32")...))
-		w.send(rawUDP(addrB4, addrLAN4, 9, 53, nil), rawUDP(addrB4, addrC4, 9, 53, nil))
-		for range 2 {
-			if err := (<-flows).Forward(); err != nil && !errors.Is(err, syscall.ENETUNREACH) {
-				t.Fatal(err)
-			}
-		}
+	w.send(rawUDP(addrB4, addrLAN4, 9, 53, []byte("old")))
+	f := <-flows
+	c, err := f.Accept()
+	if err != nil {
+		t.Fatal(err)
 	}
-	s.SetRoutes(nil)
-	stats, peers := s.FlowStats()
-	if stats.Forwarded != 50 || stats.Open+stats.Undecided != 0 || len(peers) != 0 {
-		t.Errorf("%+v, of peers %+v", stats, peers)
+	defer c.Close()
+	b := make([]byte, 10)
+	if _, err := c.Read(b); err != nil {
+		t.Fatal(err)
 	}
-	if keys, idle, _, buffered := s.FlowTable(); keys+idle+int(buffered) != 0 {
-		t.Errorf("%d keys, %d in the list, %d bytes", keys, idle, buffered)
-	}
-}
-
-// A peer that has taken up all flows pays with its own for another peer's.
-func TestFlowsAreShared(t *testing.T) {
-	s, w := newTransit(t, func(f *netstack.Flow) {
-		if err := f.Forward(); err != nil {
-			t.Error(err)
-		}
+	next := routes(peerC, "10.0.0.2/32", "10.0.0.3/32")
+	err = s.ChangeRoutes(next, func() error {
+		<-f.Context().Done()
+		w.send(rawUDP(addrB4, addrLAN4, 9, 53, []byte("new")), rawTCP(addrB4, addrLAN4, flowSYN, nil))
+		return nil
 	})
-	s.SetFlowLimits(10, 10, 100, 100, 2)
-	forwarded := func(n uint64) {
-		t.Helper()
-		if !eventually(func() bool { stats, _ := s.FlowStats(); return stats.Forwarded == n }) {
-			t.Fatal("flows are not forwarded")
-		}
+	if err != nil {
+		t.Fatal(err)
 	}
-	w.send(rawUDP(addrC4, addrB4, 1, 53, nil)) // the oldest of all
-	forwarded(1)
-	for i := range 20 {
-		w.send(rawUDP(addrB4, addrC4, uint16(1000+i), 53, nil))
-		forwarded(uint64(2 + i))
+	if n, err := c.Read(b); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("Read: %q, %v, want ECONNRESET", b[:n], err)
 	}
-	_, peers := s.FlowStats()
-	if peers[peerC].Open != 1 || peers[peerC].Evicted != 0 || peers[peerB].Open != 9 {
-		t.Errorf("%+v: the flow of the second peer, or of the first one, has gone", peers)
+	if stats, _ := s.FlowStats(); stats.Open+stats.Undecided != 0 {
+		t.Errorf("%+v: a flow has begun meanwhile", stats)
 	}
-}
-
-// fault 18, for flows: Close, an end of the handler and another's beginning come at any moment under a flood of every kind.
-func TestCloseUnderFloodOfFlows(t *testing.T) {
-	checkGoroutines(t)
-	for round := range 30 {
-		decide := func(f *netstack.Flow) {
-			switch f.Source().Port() % 4 {
-			case 0:
-				f.Refuse(syscall.EHOSTUNREACH)
-			case 1:
-				_ = f.Forward() // which has nobody to forward to, or may come too late
-			default:
-				if c, err := f.Accept(); err == nil {
-					_, _ = c.Read(make([]byte, 10))
-					_, _ = c.Write([]byte("abc"))
-					c.Close()
-				}
-			}
-		}
-		s, err := netstack.New(netstack.Config{Addresses: testTransitAddresses})
-		if err != nil {
-			t.Fatal(err)
-		}
-		s.SetRoutes(append(routes(peerB, "10.0.0.2/32"), routes(peerC, "10.0.0.3/32")...))
-		if err := s.HandleFlows(decide); err != nil {
-			t.Fatal(err)
-		}
-		d := s.Device()
-		halfway, ended := make(chan struct{}), make(chan struct{}, 2)
-		go func() { // ends with the stack
-			bufs, sizes := [][]byte{make([]byte, 1<<16)}, make([]int, 1)
-			for {
-				if _, err := d.Read(bufs, sizes, 0); err != nil {
-					ended <- struct{}{}
-					return
-				}
-			}
-		}()
-		go func() { // ends with the stack
-			for i := 0; ; i++ {
-				if i == 10*round {
-					close(halfway)
-				}
-				port, dst := uint16(1+i%1000), []netip.Addr{addrLAN4, addrC4}[i/3%2]
-				syn := flowSYN
-				syn.SrcPort = port
-				packets := [][]byte{rawTCP(addrB4, dst, syn, nil), rawUDP(addrB4, dst, port, 53, []byte("x")), echoRequest(addrB4, dst, port, 1, "x")}
-				if _, err := d.Write([][]byte{packets[i%3]}, 0); err != nil {
-					ended <- struct{}{}
-					return
-				}
-			}
-		}()
-		<-halfway
-		if round%2 == 0 {
-			for _, handler := range []func(*netstack.Flow){nil, decide, nil} {
-				if err := s.HandleFlows(handler); err != nil {
-					t.Error(err)
-				}
-			}
-		}
-		if round%3 == 0 {
-			s.SetRoutes(routes(peerC, "10.0.0.2/32"))
-		}
-		if err := s.Close(); err != nil {
-			t.Error(err)
-		}
-		<-ended
-		<-ended
-		if keys, idle, _, buffered := s.FlowTable(); keys+idle+int(buffered) != 0 {
-			t.Errorf("%d keys, %d in the list, %d bytes are left", keys, idle, buffered)
-		}
+	w.send(rawUDP(addrB4, addrLAN4, 9, 53, []byte("new")))
+	if f := <-flows; f.Peer() != peerC {
+		t.Errorf("the flow is peer %d's, want %d", f.Peer(), peerC)
 	}
 }

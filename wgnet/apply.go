@@ -224,8 +224,12 @@ func (n *Net) tryChange(next *Config, spare *outer.Spare) error {
 		n.tunnel.engine.Load().dev.SendKeepalivesToPeersWithCurrentKeypair()
 	}
 	if c.reroutes() {
+		// The stack hears of no session with a peer that has no route yet.
+		for _, p := range c.added {
+			n.tunnel.tell(p.link)
+		}
 		for _, u := range c.updated {
-			n.tunnel.tell(u.to.link) // it may have got its first route
+			n.tunnel.tell(u.to.link)
 		}
 	}
 	n.follow(c, rekey)

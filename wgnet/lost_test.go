@@ -16,8 +16,10 @@ import (
 	"example.com/wgnet/wgnet"
 )
 
-// fragile opens UDP sockets that can be taken away.
+// fragile opens sockets that can be taken away.
 type fragile struct {
+	open func(ctx context.Context, network, address string) (net.PacketConn, error)
+
 	mu     sync.Mutex // guards what follows
 	refuse error      // what the next calls answer
 	last   *fragileConn
@@ -34,7 +36,7 @@ func (f *fragile) listen(ctx context.Context, network, address string) (net.Pack
 	if f.refuse != nil {
 		return nil, f.refuse
 	}
-	pc, err := new(net.ListenConfig).ListenPacket(ctx, network, address)
+	pc, err := f.open(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +70,9 @@ func (c *fragileConn) ReadFrom(b []byte) (int, net.Addr, error) {
 // fault 23: the network goes away under a connection, and comes back.
 func TestSocketLost(t *testing.T) {
 	var network fragile
-	n, up := newUpstream(t, func(cfg *wgnet.Config) { cfg.ListenPacket = network.listen })
+	n, up := newUpstream(t, func(cfg *wgnet.Config) {
+		network.open, cfg.ListenPacket = cfg.ListenPacket, network.listen
+	})
 	l, err := up.Listen(":7")
 	if err != nil {
 		t.Fatal(err)

@@ -24,6 +24,8 @@ var faults = []operation{
 	{"move", 10, "a member gets another outer address", move},
 	{"nat", 4, "a Net is behind a NAT from now on", addNAT},
 	{"nat reset", 4, "the NAT has forgotten everybody", resetNAT},
+	{"socket", 5, "a Net's outer socket is gone", loseSocket},
+	{"names", 4, "names of endpoints are not found any more, or are again", loseNames},
 	{"restart", 10, "a member is killed and started again with its key", restart},
 	{"close", 6, "a member ends", closeMember},
 	{"open", 6, "a member that has ended begins anew", openMember},
@@ -130,6 +132,24 @@ func resetNAT(c *call) error {
 	}
 	c.say("%s", m.name)
 	m.nat.Reset()
+	return nil
+}
+
+func loseSocket(c *call) error {
+	m := c.member(aliveNet)
+	if m == nil {
+		return errSkipped
+	}
+	c.say("%s", m.name)
+	if err := m.last.Load().Conn.Close(); !errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return errSkipped // the one before is not replaced yet
+}
+
+func loseNames(c *call) error {
+	c.world.nameless.Store(!c.world.nameless.Load())
+	c.say("found: %v", !c.world.nameless.Load())
 	return nil
 }
 

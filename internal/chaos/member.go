@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"net"
@@ -142,6 +143,9 @@ func (m *member) endpoint(from *member) string {
 
 // resolve is the ResolveEndpoint of all Nets.
 func (w *world) resolve(_ context.Context, host string) ([]netip.Addr, error) {
+	if w.nameless.Load() {
+		return nil, errors.New("not today")
+	}
 	name, _, _ := strings.Cut(host, ".")
 	for _, m := range w.members {
 		if m.name == name {

@@ -76,7 +76,20 @@ type sample struct {
 
 const maxMistakes, maxSecrets = 20, 1000
 
+// A lockedWriter may be written to from several goroutines.
+type lockedWriter struct {
+	mu sync.Mutex // guards w
+	w  io.Writer
+}
+
+func (l *lockedWriter) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.w.Write(p)
+}
+
 func newRun(s settings) *run {
+	s.out = &lockedWriter{w: s.out}
 	r := &run{settings: s, begun: time.Now(), tallies: map[string]*tally{}, inFlight: map[*call]flight{}, deadEnd: make(chan struct{})}
 	for _, table := range [][]operation{traffic, faults} {
 		for _, op := range table {

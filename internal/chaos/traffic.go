@@ -3,7 +3,9 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"example.com/wgnet/wgnet"
 )
 
 // traffic is what members do with a network.
@@ -27,6 +31,7 @@ var traffic = []operation{
 	{"loopback", 5, "a connection of a host with itself", loopback},
 	{"lookup", 5, "the name of a member", lookup},
 	{"status", 5, "a status, in words and as JSON, without secrets", status},
+	{"capture", 5, "a capture of what passes the tunnel, for a moment", capture},
 	{"sockets", 2, "the list of what is open", sockets},
 }
 
@@ -247,6 +252,32 @@ func status(c *call) error {
 	}
 	if c.strict && len(s.Peers) < len(c.world.members)-1 {
 		return fmt.Errorf("%w: the status of %s has %d peers", errWrong, from.member.name, len(s.Peers))
+	}
+	return nil
+}
+
+func capture(c *call) error {
+	from, _ := c.ends(true)
+	if from == nil {
+		return errSkipped
+	}
+	ctx, cancel := context.WithTimeout(c.ctx, time.Duration(1+c.rng.IntN(200))*time.Millisecond)
+	defer cancel()
+	var file bytes.Buffer
+	opts := wgnet.CaptureOptions{SnapLen: []int{0, 64}[c.rng.IntN(2)], Protocol: []string{"", "tcp", "udp", "icmp"}[c.rng.IntN(4)]}
+	if err := from.net.Capture(ctx, &file, opts); err != nil {
+		return err
+	}
+	// Blocks of pcapng begin and end with their lengths, in the byte order of the first one.
+	for b := file.Bytes(); len(b) > 0; {
+		if len(b) < 12 {
+			return fmt.Errorf("%w: %d bytes at the end of a capture", errWrong, len(b))
+		}
+		length := binary.LittleEndian.Uint32(b[4:])
+		if length < 12 || length > uint32(len(b)) || binary.LittleEndian.Uint32(b[length-4:]) != length {
+			return fmt.Errorf("%w: a block of %d bytes in a capture of which %d are left", errWrong, length, len(b))
+		}
+		b = b[length:]
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"example.com/wgnet/internal/memnet"
@@ -37,6 +38,8 @@ type world struct {
 	members []*member
 	hosts   int // outer addresses that were given out
 	psk     map[[2]int]testpeer.Key
+	// nameless is set while names of endpoints are not found.
+	nameless atomic.Bool
 }
 
 // newWorld makes a network of members that know each other.
@@ -95,6 +98,7 @@ func (w *world) settle() error {
 	if err := w.outer.SetDefault(memnet.Link{}); err != nil {
 		return err
 	}
+	w.nameless.Store(false)
 	for _, a := range w.members {
 		for _, b := range w.others(a) {
 			if err := w.outer.Heal(outside(a, b), outside(b, a)); err != nil {
