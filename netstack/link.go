@@ -14,11 +14,6 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
-// maxSegment bounds the segments that TCP sends, in bytes: eight packets of the usual MTU. Larger ones are faster where
-// nothing is lost, 65,535 by a third. But gVisor has a segment acknowledged, or takes it for lost, as a whole: with 10 % of
-// the packets lost, nearly every large one has to go out again and again, and connections stand still.
-const maxSegment = 8 * 1420
-
 // link is the stack's link endpoint: the queues between gVisor and the device's TUN reader.
 //
 // Its invariants:
@@ -34,7 +29,7 @@ type link struct {
 	ended   chan struct{} // closed by close
 	wake    chan struct{} // holds one token when there may be something to read
 	silence *silenceWatch
-	again   *retransmitWatch
+	senders *senderWatch
 	routes  *atomic.Pointer[routeTable]
 	begin   time.Time // where the link's time begins
 	// needSession is Config.NeedSession, reads Config.Read, maxInFlight Config.MaxInFlight.
@@ -69,7 +64,7 @@ type link struct {
 func newLink(s *Stack, cfg Config) *link {
 	return &link{
 		mtu: uint32(cfg.MTU), ended: make(chan struct{}), wake: make(chan struct{}, 1), silence: s.silence,
-		again: s.again, routes: &s.routes, begin: time.Now(), needSession: cfg.NeedSession, reads: cfg.Read, maxInFlight: cfg.MaxInFlight,
+		senders: s.senders, routes: &s.routes, begin: time.Now(), needSession: cfg.NeedSession, reads: cfg.Read, maxInFlight: cfg.MaxInFlight,
 		queues:    map[PeerID]*peerQueue{},
 		endpoints: map[tcpip.NetworkProtocolNumber]stack.NetworkEndpoint{},
 	}
@@ -126,7 +121,7 @@ func (l *link) pushLocked(pkt *stack.PacketBuffer) {
 	}
 	class, q := classify(pkt), l.queueLocked(peer)
 	if class == classStream {
-		l.again.sent()
+		l.senders.sent()
 	}
 	if class == classControl && q.counts[class] >= maxControlPackets || class == classAck && q.counts[class] >= maxAckPackets {
 		l.dropped++
@@ -394,8 +389,10 @@ func (l *link) IsAttached() bool {
 // SupportedGSO implements [stack.GSOEndpoint]: TCP may send segments of any size, and read cuts them.
 func (l *link) SupportedGSO() stack.SupportedGSO { return stack.HostGSOSupported }
 
-// GSOMaxSize implements [stack.GSOEndpoint].
-func (l *link) GSOMaxSize() uint32 { return maxSegment }
+// GSOMaxSize implements [stack.GSOEndpoint]. It is what a connection begins with: senderWatch fits it to the path.
+func (l *link) GSOMaxSize() uint32 {
+	return segmentSize(firstSegment, int(l.mtu)-header.IPv4MinimumSize-header.TCPMinimumSize-header.TCPOptionsMaximumSize)
+}
 
 // MTU implements [stack.NetworkLinkEndpoint].
 func (l *link) MTU() uint32 { return l.mtu }

@@ -83,7 +83,7 @@ type Stack struct {
 	link    *link
 	inbound inbound
 	silence *silenceWatch
-	again   *retransmitWatch
+	senders *senderWatch
 	closing closingList
 
 	own    atomic.Pointer[ownAddresses]
@@ -135,7 +135,7 @@ func New(cfg Config) (*Stack, error) {
 		},
 		HandleLocal: true,
 	})
-	s.again = newRetransmitWatch(s.stack.RegisteredEndpoints)
+	s.senders = newSenderWatch(s.stack.RegisteredEndpoints)
 	s.link = newLink(s, cfg)
 	if err := s.setUp(own); err != nil {
 		s.stack.Destroy()
@@ -273,7 +273,7 @@ func (s *Stack) Close() error {
 		s.stack.Close()
 		s.link.close()
 		s.stack.Wait()
-		s.again.close()
+		s.senders.close()
 	})
 	return nil
 }
