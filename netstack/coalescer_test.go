@@ -468,7 +468,7 @@ func BenchmarkCoalesce(b *testing.B) {
 				for i, packet := range packets {
 					proto, src, dst, _ := parseAddresses(packet)
 					if in.validSource(src) && validDestination(dst) {
-						batch[i] = inboundPacket{packet, proto, src, ipLen, allLen}
+						batch[i] = inboundPacket{packet: packet, proto: proto, src: src, ipLen: ipLen, allLen: allLen}
 					}
 				}
 				coalesceOnce(b)

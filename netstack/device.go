@@ -46,6 +46,7 @@ func (d *Device) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 // fit to be seen by the stack are dropped and counted; that is no error. It returns [os.ErrClosed] once the stack
 // is closed.
 func (d *Device) Write(bufs [][]byte, offset int) (int, error) {
+	d.stack.tapInbound(bufs, offset)
 	var batch [batchSize]inboundPacket // not kept in d: several goroutines write at the same time
 	n := 0
 	for i, buf := range bufs {
@@ -66,6 +67,14 @@ func (d *Device) Write(bufs [][]byte, offset int) (int, error) {
 func (d *Device) deliver(batch []inboundPacket) bool {
 	for len(batch) > 0 {
 		n, size := coalesce(batch)
+		d.stack.silence.heard(batch[0].src, batch[0].packet)
+		if !d.stack.own.Load().has(batch[0].dst) {
+			if !d.transit(batch[:n], size) {
+				return false
+			}
+			batch = batch[n:]
+			continue
+		}
 		var data buffer.Buffer
 		if n == 1 {
 			data = buffer.MakeWithData(batch[0].packet)
@@ -74,7 +83,9 @@ func (d *Device) deliver(batch []inboundPacket) bool {
 			merge(view.AsSlice(), batch[:n])
 			data = buffer.MakeWithView(view)
 		}
-		d.stack.silence.heard(batch[0].src, batch[0].packet)
+		if !batch[0].isSegment() {
+			d.stack.reopen(&batch[0])
+		}
 		pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: data})
 		delivered := d.stack.link.deliver(pkt, batch[0].proto, batch[0].isSegment())
 		pkt.DecRef()
@@ -83,6 +94,22 @@ func (d *Device) deliver(batch []inboundPacket) bool {
 		}
 		batch = batch[n:]
 	}
+	return true
+}
+
+// transit passes on a run of packets for an address that is not the stack's own. It reports false when the stack is gone.
+func (d *Device) transit(run []inboundPacket, size int) bool {
+	if isClosed(d.stack.done) {
+		return false
+	}
+	if len(run) == 1 {
+		d.stack.transit.receive(&run[0], run[0].packet, 0)
+		return true
+	}
+	view := buffer.NewViewSize(size)
+	defer view.Release()
+	merge(view.AsSlice(), run)
+	d.stack.transit.receive(&run[0], view.AsSlice(), len(run[0].payload()))
 	return true
 }
 

@@ -61,6 +61,7 @@ func (s *Stack) InboundDropped() uint64 { return s.inbound.dropped.Load() }
 // LinkQueue is the state of the link's queue.
 type LinkQueue struct {
 	Stream, Datagram, Ack, Control int
+	Forwarded                      int
 	Dropped                        uint64
 	Waiting                        bool // a writer waits for room
 }
@@ -77,7 +78,7 @@ func (s *Stack) LinkQueue() LinkQueue {
 			c[class] += n
 		}
 	}
-	return LinkQueue{c[classStream], c[classDatagram], c[classAck], c[classControl], l.dropped, waiting}
+	return LinkQueue{c[classStream], c[classDatagram], c[classAck], c[classControl], c[classForwarded], l.dropped, waiting}
 }
 
 // SendRST puts an empty segment with the RST flag into the link's queue, as gVisor does.
@@ -132,6 +133,54 @@ func (c *TCPConn) Buffers() (send, receive int64) {
 	o := c.ep.SocketOptions()
 	return o.GetSendBufferSize(), o.GetReceiveBufferSize()
 }
+
+// SetFlowLimits lowers the bounds of flows: in all, of a peer, undecided ones in all and of a peer, and what is spared.
+func (s *Stack) SetFlowLimits(flows, peerFlows, undecided, peerUndecided, spared int) {
+	l := &s.transit.limits
+	l.flows, l.peerFlows, l.undecided, l.peerUndecided, l.spared = flows, peerFlows, undecided, peerUndecided, spared
+}
+
+// ExpireFlows does what happens when so much time has passed without a packet.
+func (s *Stack) ExpireFlows(after time.Duration) { s.transit.expire(s.transit.now() + after) }
+
+// AgeFlows lets time go by for flows.
+func (s *Stack) AgeFlows(d time.Duration) {
+	t := s.transit
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.begin = t.begin.Add(-d)
+}
+
+// TransitEndpoints counts the TCP endpoints of the second stack.
+func (s *Stack) TransitEndpoints() int {
+	if tcp := s.transit.tcpStack(); tcp != nil {
+		return len(tcp.RegisteredEndpoints())
+	}
+	return 0
+}
+
+// FlowTable counts the entries of the tables of flows, and what their lists hold.
+func (s *Stack) FlowTable() (keys, idle, undecided int, buffered int64) {
+	t := s.transit
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, p := range t.peers {
+		buffered += p.buffered.Load()
+	}
+	return len(t.flows), t.idle.Len(), t.undecided, buffered
+}
+
+const (
+	UndecidedTimeout   = undecidedTimeout
+	UDPTimeout         = udpTimeout
+	PingTimeout        = pingTimeout
+	TransitoryTimeout  = transitoryTimeout
+	EstablishedTimeout = establishedTimeout
+	ErrorBurst         = errorBurst
+	MaxForwarded       = maxForwardedPackets
+	MaxFlowBuffered    = maxFlowBuffered
+	HeldPackets        = heldPackets
+)
 
 // Revived counts the retransmission timers that gVisor had not armed.
 func (s *Stack) Revived() uint64 { return s.senders.revived.Load() }

@@ -28,6 +28,8 @@ type inboundPacket struct {
 	packet []byte
 	proto  tcpip.NetworkProtocolNumber
 	src    netip.Addr
+	dst    netip.Addr
+	whole  bool // it came in fragments
 	// ipLen and allLen are the lengths of the IP header and of both headers, if the packet is a TCP segment that may be
 	// one of a run: see parseSegment. Else both are 0.
 	ipLen, allLen int
@@ -46,7 +48,7 @@ func (in *inbound) check(p *inboundPacket, packet []byte) bool {
 	if !ok || whole == nil {
 		return false
 	}
-	*p = inboundPacket{packet: whole, proto: proto, src: src}
+	*p = inboundPacket{packet: whole, proto: proto, src: src, dst: dst, whole: &whole[0] != &packet[0]}
 	p.parseSegment()
 	return true
 }

@@ -20,6 +20,8 @@ const (
 	// maxAckPackets is the same for TCP segments without data, which strangers can call forth (SYN-ACK, duplicate
 	// ACK). It is larger, since TCP has to repair what is lost.
 	maxAckPackets = 8192
+	// maxForwardedPackets is the same for packets from one peer to another, and for runs of up to 16 of them.
+	maxForwardedPackets = 512
 	// maxWaiting is how many packets to a peer without a session wait for one. Past it the oldest is dropped, as the
 	// WireGuard paper has it (section 6.4), so that a writer to a dead peer never waits.
 	maxWaiting = 16
@@ -44,12 +46,26 @@ const (
 type packetClass uint8
 
 const (
-	classStream   packetClass = iota // TCP with data: bounded by TCP's send buffers
-	classDatagram                    // bounded by the writers, who wait for room
-	classAck                         // TCP without data: bounded by dropping
-	classControl                     // bounded by dropping
+	classStream    packetClass = iota // TCP with data: bounded by TCP's send buffers
+	classDatagram                     // bounded by the writers, who wait for room
+	classAck                          // TCP without data: bounded by dropping
+	classControl                      // bounded by dropping
+	classForwarded                    // from another peer: bounded by dropping
 	classes
 )
+
+// limit is how many packets of a class may wait for one peer before further ones are dropped; 0 is none.
+func (c packetClass) limit() int {
+	switch c {
+	case classAck:
+		return maxAckPackets
+	case classControl:
+		return maxControlPackets
+	case classForwarded:
+		return maxForwardedPackets
+	}
+	return 0
+}
 
 // queued is a packet with the queue's reference to it.
 type queued struct {
@@ -80,6 +96,17 @@ type peerQueue struct {
 	asked   time.Duration // when a session was last asked for; 0 is never
 
 	ready, waiting bool // in link.ready, in link.waiting
+
+	// See pathmtu.go.
+	pathMTU   int           // 0 if nothing is known
+	pathUntil time.Duration // when it is forgotten
+
+	// See flight.go.
+	inFlight int           // packets out of the queue and not sent yet
+	sending  int           // sends under way
+	movedAt  time.Duration // when a packet was last taken out or sent
+	stalled  bool          // what was in flight was taken for lost, and nothing was sent since
+	flying   bool          // in link.flying
 }
 
 func (q *peerQueue) push(pkt *stack.PacketBuffer, class packetClass) {
@@ -98,7 +125,7 @@ func (q *peerQueue) pop() *stack.PacketBuffer {
 		q.turn, q.spent = (q.turn+1)%lanes, 0
 	}
 	pkt := q.popFrom(&q.lanes[q.turn])
-	q.spent += packetsIn(pkt)
+	q.spent += packetsIn(pkt, q.pathMTU)
 	return pkt
 }
 
@@ -124,18 +151,26 @@ func (q *peerQueue) popFrom(lane *fifo[queued]) *stack.PacketBuffer {
 	return p.pkt
 }
 
-// empty drops all packets but those of one class, or all (classes), and lets the writers go.
-func (q *peerQueue) empty(but packetClass) {
+// empty drops all packets but those of one class, or all (classes), and lets the writers go. What it drops is noted in
+// dropped, if that is not nil, and the resets among those that stay are made to follow what was sent.
+func (q *peerQueue) empty(but packetClass, dropped unsent) {
 	for i := range q.lanes {
 		lane := &q.lanes[i]
 		for range lane.len() {
-			if p := lane.pop(); p.class == but {
+			p := lane.pop()
+			if p.class == but {
+				if dropped != nil {
+					dropped.correct(p.pkt)
+				}
 				lane.push(p)
-			} else {
-				q.counts[p.class]--
-				q.size--
-				p.pkt.DecRef()
+				continue
 			}
+			if dropped != nil {
+				dropped.drop(p.pkt)
+			}
+			q.counts[p.class]--
+			q.size--
+			p.pkt.DecRef()
 		}
 	}
 	q.release()
@@ -200,13 +235,13 @@ func laneOf(pkt *stack.PacketBuffer) int {
 	return icmpLane
 }
 
-// packetsIn is how many packets of the link's MTU a packet will be cut into.
-func packetsIn(pkt *stack.PacketBuffer) int {
-	mss := int(pkt.GSOOptions.MSS)
-	if pkt.GSOOptions.Type == stack.GSONone || mss == 0 {
+// packetsIn is how many packets of a path's MTU, or the link's if that is 0, a packet will be cut into.
+func packetsIn(pkt *stack.PacketBuffer, pathMTU int) int {
+	if pkt.GSOOptions.Type == stack.GSONone || pkt.GSOOptions.MSS == 0 {
 		return 1
 	}
-	return max(1, (pkt.Data().Size()+mss-1)/mss)
+	size := payloadSize(pkt, pathMTU)
+	return max(1, (pkt.Data().Size()+size-1)/size)
 }
 
 func classify(pkt *stack.PacketBuffer) packetClass {

@@ -23,13 +23,15 @@ type routeTable struct {
 	// bits4 and bits6 are the prefix lengths in use, longest first.
 	bits4, bits6 []int
 	peers        map[netip.Prefix]PeerID
+	served       map[PeerID]struct{} // the peers that have a prefix
 }
 
 func newRouteTable(routes []Route) *routeTable {
-	t := &routeTable{peers: make(map[netip.Prefix]PeerID, len(routes))}
+	t := &routeTable{peers: make(map[netip.Prefix]PeerID, len(routes)), served: map[PeerID]struct{}{}}
 	for _, r := range routes {
 		p := r.Prefix.Masked()
 		t.peers[p] = r.Peer
+		t.served[r.Peer] = struct{}{}
 		if p.Addr().Is4() {
 			t.bits4 = append(t.bits4, p.Bits())
 		} else {
@@ -44,6 +46,15 @@ func longestFirst(bits []int) []int {
 	slices.Sort(bits)
 	slices.Reverse(bits)
 	return slices.Clip(slices.Compact(bits))
+}
+
+// serves says whether there is something that the peer serves.
+func (t *routeTable) serves(peer PeerID) bool {
+	if t == nil {
+		return peer == 0
+	}
+	_, ok := t.served[peer]
+	return ok
 }
 
 // lookup returns the peer that serves addr, which must not be 4-in-6 nor have a zone.

@@ -76,10 +76,13 @@ func (w *silenceWatch) sent(pkt *stack.PacketBuffer) {
 	if !demands {
 		return
 	}
-	peer, ok := w.routes.Load().lookup(destination(pkt))
-	if !ok {
-		return
+	if peer, ok := w.routes.Load().lookup(destination(pkt)); ok {
+		w.owe(peer, first, pkt)
 	}
+}
+
+// owe notes that a peer owes an answer to pkt. first says that pkt begins a conversation.
+func (w *silenceWatch) owe(peer PeerID, first bool, pkt *stack.PacketBuffer) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {
@@ -87,6 +90,9 @@ func (w *silenceWatch) sent(pkt *stack.PacketBuffer) {
 	}
 	s := w.peers[peer]
 	if s == nil {
+		if !w.routes.Load().serves(peer) {
+			return // retain has just forgotten it
+		}
 		s = &silence{limit: silenceLimit}
 		w.peers[peer] = s
 	}

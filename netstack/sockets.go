@@ -13,13 +13,13 @@ import (
 
 // A Socket is something that a program has open on a [Stack].
 type Socket struct {
-	Network string         // "tcp" or "udp"
+	Network string         // "tcp" or "udp", or "ping" for a flow of that kind
 	Local   netip.AddrPort // the zero Addr if it is at all addresses
 	Remote  netip.AddrPort // the zero value if it listens, or sends to anybody
 }
 
-// Sockets returns what is open now, in no order: listeners, packet conns, and connections, those that are being made or
-// wait to be accepted included. It leaves out connections whose writing side is closed: TCP alone has to do with them,
+// Sockets returns what is open now, in no order: listeners, packet conns, accepted flows, and connections, those that are
+// being made or wait to be accepted included. It leaves out connections whose writing side is closed: TCP alone has to do with them,
 // or will as soon as the other side closes too. It looks through all connections, so it is not for the packet path.
 func (s *Stack) Sockets() []Socket {
 	var list []Socket
@@ -51,5 +51,5 @@ func (s *Stack) Sockets() []Socket {
 		}
 		list = append(list, socket)
 	}
-	return list
+	return append(list, s.transit.sockets()...)
 }

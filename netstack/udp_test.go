@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+
 	"example.com/wgnet/netstack"
 )
 
@@ -52,5 +54,37 @@ func TestDatagramSizes(t *testing.T) {
 				t.Errorf("one byte more: %v", err)
 			}
 		})
+	}
+}
+
+// fault 33: the fragments of datagrams that are under way at once can be told apart (RFC 6864, section 4.3). They are also
+// such that a router may cut again.
+func TestFragmentIDs(t *testing.T) {
+	x := newTarget(t)
+	dialed := must[*netstack.UDPConn](t)(x.s.DialUDP(testContext(t), "udp", netip.AddrPort{}, netip.AddrPortFrom(addrB4, 9)))
+	defer dialed.Close()
+	const datagrams, size = 20, 8000
+	for i := range datagrams {
+		var err error
+		if i%2 == 0 {
+			_, err = dialed.Write(make([]byte, size))
+		} else {
+			_, err = x.u.WriteToUDPAddrPort(make([]byte, size), netip.AddrPortFrom(addrB4, 9))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	lengths := map[uint16]int{} // by ID
+	for left := datagrams * (size + header.UDPMinimumSize); left > 0; {
+		h := header.IPv4(x.next())
+		if h.ID() == 0 || h.Flags()&header.IPv4FlagDontFragment != 0 {
+			t.Fatalf("a fragment with ID %d and flags %#x", h.ID(), h.Flags())
+		}
+		lengths[h.ID()] += int(h.PayloadLength())
+		left -= int(h.PayloadLength())
+	}
+	if len(lengths) < datagrams-2 { // IDs are drawn by chance
+		t.Errorf("%d datagrams have %d IDs: %v", datagrams, len(lengths), lengths)
 	}
 }

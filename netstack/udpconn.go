@@ -30,6 +30,7 @@ type UDPConn struct {
 	socket
 	network       string // as given, which bounds the family of WriteTo
 	local, remote netip.AddrPort
+	peer          pinned // of a connected one
 }
 
 var (
@@ -57,17 +58,22 @@ func (s *Stack) dialUDP(ctx context.Context, network string, laddr, raddr netip.
 	if err != nil {
 		return nil, s.failed("socket", err)
 	}
+	if err := identify(ep); err != nil {
+		ep.Close()
+		return nil, s.failed("setsockopt", err)
+	}
 	if laddr = s.bindAddress(laddr, raddr.Addr()); laddr.IsValid() {
 		if err := ep.Bind(fullAddress(laddr)); err != nil {
 			ep.Close()
 			return nil, s.failed("bind", err)
 		}
 	}
-	if err := ep.Connect(fullAddress(raddr)); err != nil {
+	peer, err := s.connectUDP(ep, raddr)
+	if err != nil {
 		ep.Close()
 		return nil, s.failed("connect", err)
 	}
-	c := &UDPConn{network: network, remote: raddr}
+	c := &UDPConn{network: network, remote: raddr, peer: peer}
 	c.init(s, ep, wq)
 	c.local = c.localAddrPort()
 	return c, nil
@@ -93,10 +99,21 @@ func (s *Stack) listenUDP(network string, laddr netip.AddrPort) (*UDPConn, error
 	if err != nil {
 		return nil, err
 	}
+	if err := identify(ep); err != nil {
+		ep.Close()
+		return nil, s.failed("setsockopt", err)
+	}
 	c := &UDPConn{network: network}
 	c.init(s, ep, wq)
 	c.local = withWildcard(c.localAddrPort(), laddr.Addr())
 	return c, nil
+}
+
+// identify gives each IPv4 datagram an ID of its own. By default gVisor sends them with DF and without one, and cuts what is
+// larger than the MTU all the same: fragments of two datagrams that are under way at once could not be told apart (RFC
+// 6864, section 4.3).
+func identify(ep tcpip.Endpoint) tcpip.Error {
+	return ep.SetSockOptInt(tcpip.MTUDiscoverOption, int(tcpip.PMTUDiscoveryDont))
 }
 
 // Read implements [net.Conn]: one datagram, of which what does not fit into b is lost.

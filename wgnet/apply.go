@@ -95,7 +95,8 @@ func (n *Net) changePeers(method string, f func([]PeerConfig) ([]PeerConfig, err
 //     that comes.
 //   - Another ListenPort changes the port; peers with a session are told by a keepalive. 0 keeps the one in use.
 //   - MTU must be the one that the Net has: a new one needs a new Net.
-//   - Logger, Control, ListenPacket and ResolveEndpoint stay those that New was given; cfg's are not looked at.
+//   - Logger, Control, ListenPacket, ResolveEndpoint and ResolveInterval stay those that New was given; cfg's are not
+//     looked at.
 //
 // It is all or nothing: with an error everything is as it was. Errors are those of [Config.Validate]; that the port is
 // taken (errors.Is finds [syscall.EADDRINUSE]), in which case the old one still works; and [net.ErrClosed].
@@ -109,6 +110,7 @@ func (n *Net) Apply(cfg *Config) error {
 	}
 	now := n.config()
 	next.Logger, next.Control, next.ListenPacket, next.ResolveEndpoint = now.Logger, now.Control, now.ListenPacket, now.ResolveEndpoint
+	next.ResolveInterval = now.ResolveInterval
 	if next.mtu() != now.mtu() {
 		return &ParseError{Section: sectionInterface, Key: "MTU", Err: fmt.Errorf(
 			"a running Net keeps its MTU, which is %d and not %d: close it and make a new one", now.mtu(), next.mtu())}
@@ -163,6 +165,12 @@ func (n *Net) tryChange(next *Config, spare *outer.Spare) error {
 	old := n.state.Load()
 	now := n.newState(next, old)
 	c := comparePeers(old.peers, now.peers)
+	for _, u := range c.updated {
+		if u.from.PinEndpoint != u.to.PinEndpoint {
+			return &ParseError{Section: sectionPeer, Key: "PinEndpoint", Err: fmt.Errorf(
+				"peer %s: it cannot be changed while the peer is one: remove the peer and add it again", u.to.label())}
+		}
+	}
 	rekey := next.PrivateKey != old.config.PrivateKey
 
 	var engine *engine // the next one, if there is to be one
@@ -181,10 +189,17 @@ func (n *Net) tryChange(next *Config, spare *outer.Spare) error {
 		err = n.stack.SetAddresses(next.Addresses)
 	}
 	if err == nil {
-		if rekey {
-			err = n.tunnel.swap(engine, devs)
+		take := func() error {
+			err := n.tunnel.take(c, engine, devs)
+			if err == nil {
+				n.state.Store(now) // before a connection is pinned to a peer that is new in it
+			}
+			return err
+		}
+		if c.reroutes() {
+			err = n.stack.ChangeRoutes(now.peers.routes(), take)
 		} else {
-			err = n.tunnel.alter(c, devs)
+			err = take()
 		}
 		if err != nil && moved {
 			err = errors.Join(err, n.stack.SetAddresses(old.config.Addresses))
@@ -208,12 +223,25 @@ func (n *Net) tryChange(next *Config, spare *outer.Spare) error {
 		// They learn of the port by a packet from it.
 		n.tunnel.engine.Load().dev.SendKeepalivesToPeersWithCurrentKeypair()
 	}
-	n.state.Store(now)
 	if c.reroutes() {
-		n.stack.SetRoutes(now.peers.routes())
+		// The stack hears of no session with a peer that has no route yet.
+		for _, p := range c.added {
+			n.tunnel.tell(p.link)
+		}
+		for _, u := range c.updated {
+			n.tunnel.tell(u.to.link)
+		}
 	}
 	n.follow(c, rekey)
 	return nil
+}
+
+// take makes the device do what c says, or puts another one, if there is one, in its place.
+func (t *tunnel) take(c *peerChange, other *engine, devs map[*peer]*device.Peer) error {
+	if other != nil {
+		return t.swap(other, devs)
+	}
+	return t.alter(c, devs)
 }
 
 // follow begins what a change of peers calls for. The caller holds n.mu, so background is not waited for yet.
@@ -221,13 +249,10 @@ func (n *Net) follow(c *peerChange, rekey bool) {
 	for _, p := range c.removed {
 		n.tunnel.forget(p)
 	}
-	greet, resolve := literal(c.added), named(c.added)
+	greet := literal(c.added)
 	for _, u := range c.updated {
 		if dev := u.to.dev.Load(); dev != nil {
 			n.tunnel.byDevice.Store(dev, u.to)
-		}
-		if u.from.Endpoint != u.to.Endpoint {
-			resolve = append(resolve, named([]*peer{u.to})...)
 		}
 		if u.from.PresharedKey != u.to.PresharedKey || u.from.Endpoint != u.to.Endpoint && u.to.endpoint.Load() != nil {
 			greet = append(greet, u.to)
@@ -239,9 +264,7 @@ func (n *Net) follow(c *peerChange, rekey bool) {
 	if len(greet) > 0 {
 		n.background.Go(func() { n.tunnel.greet(n.ctx, greet) }) // cancel ends it
 	}
-	if len(resolve) > 0 {
-		n.background.Go(func() { n.resolveEndpoints(n.ctx, resolve) }) // cancel ends it
-	}
+	n.keeper.finder.notice()
 	n.tunnel.observer.notice()
 	n.tunnel.wake()
 }

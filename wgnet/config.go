@@ -28,8 +28,8 @@ const (
 
 	// maxMTU is the largest inner packet that fits one UDP datagram over IPv4: 65,535 bytes less the headers of IPv4
 	// (20), UDP (8) and WireGuard's data message with its tag (32; WireGuard paper, section 5.4.6). On some systems,
-	// Windows among them, the device's buffers are smaller.
-	maxMTU = min(65475, device.MaxContentSize)
+	// Windows among them, the device's buffers are smaller; the stack needs four bytes of them (netstack.Stack.PeerOf).
+	maxMTU = min(65475, device.MaxContentSize-4)
 
 	// maxPeers is the device's own limit (device.MaxPeers).
 	maxPeers = 1 << 16
@@ -66,8 +66,10 @@ type Config struct {
 	// SearchDomains are the domains that are tried with names that are not fully qualified.
 	SearchDomains []string
 
-	// MTU is the largest packet inside the tunnel, in bytes: 576 to 65,475 (on Windows to 1,984), and at least
-	// 1,280 with an IPv6 address. 0 means DefaultMTU.
+	// MTU is the largest packet inside the tunnel, in bytes: 576 to 65,475 (on Windows to 1,980), and at least
+	// 1,280 with an IPv6 address. 0 means DefaultMTU. On Linux, TCP sends smaller ones to a peer when the system knows
+	// that the path takes less. A path that drops large datagrams and does not say so, a black hole, is not noticed: there
+	// it takes a smaller MTU.
 	MTU int
 
 	// Peers are the hosts that this one talks to: at most 65,536, with at most 1,048,576 AllowedIPs in all. It may be
@@ -104,6 +106,11 @@ type Config struct {
 	// of the tunnel. nil asks the host's resolver. It may be called from several goroutines at once.
 	ResolveEndpoint func(ctx context.Context, host string) ([]netip.Addr, error) `json:"-"`
 
+	// ResolveInterval is how often those names are looked up again, on top of when a peer does not answer: at least a
+	// second. A peer whose name leads elsewhere is followed there, unless it was last heard from an address that never was
+	// the name's. 0 means DefaultResolveInterval, negative only when a peer does not answer.
+	ResolveInterval time.Duration `json:"-"`
+
 	warnings []Warning
 }
 
@@ -121,8 +128,15 @@ type PeerConfig struct {
 	PresharedKey PresharedKey
 
 	// Endpoint is where the peer is in the outer network: "host:port", where host is a name, an IPv4 address, or an
-	// IPv6 address in brackets, with a zone or not. "" means that it is learned from the peer's packets.
+	// IPv6 address in brackets, with a zone or not. "" means that it is learned from the peer's packets. All addresses of a
+	// name are tried, one after the other, until the peer answers at one, and the name is looked up again when it answers
+	// at none. A peer that sends from elsewhere, and is authenticated, is answered there, until it does not answer any more.
 	Endpoint string
+
+	// PinEndpoint keeps a peer from moving: it gets what is sent to it at Endpoint, which must be set, wherever its own
+	// packets come from. In a file it is a comment in the peer's section, "# PinEndpoint = true"; a token has no place for
+	// it. It cannot be changed as long as the peer is one: remove the peer and add it again.
+	PinEndpoint bool
 
 	// AllowedIPs are the addresses that the peer may send from and that are sent to it. No bit may be set beyond the
 	// prefix length, and a prefix belongs to one peer only. Empty means that the peer may send and receive nothing.

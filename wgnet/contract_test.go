@@ -48,6 +48,9 @@ func TestDeviceLogFormats(t *testing.T) {
 		source.Write(text)
 	}
 	checkFormats(t, files)
+	if !strings.Contains(source.String(), "Errorf("+strconv.Quote(logUnsent)+", peer, err)") {
+		t.Errorf("the device does not log %q with its peer", logUnsent)
+	}
 	for _, format := range peerEvents {
 		if !strings.Contains(source.String(), "Verbosef("+strconv.Quote(format)+", peer)") {
 			t.Errorf("the device does not log %q with its peer", format)

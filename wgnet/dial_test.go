@@ -95,6 +95,8 @@ func TestDial(t *testing.T) {
 // A name whose first address is silent: the second one is dialed 250 ms later (RFC 8305).
 func TestDialHappyEyeballs(t *testing.T) {
 	cfg, cfgB := newConfig("10.0.0.1/24", "fd00::1/64"), newConfig("10.0.0.2/24")
+	cfg.ListenPacket = inMemory(t)
+	cfgB.ListenPacket = cfg.ListenPacket
 	addPeer(cfgB, "a", cfg.PrivateKey.Public(), "", "10.0.0.1/32", "fd00::1/128")
 	b := newNet(t, cfgB)
 	addPeer(cfg, "b", b.PublicKey(), localhost(b.ListenPort()), "fd00::2/128", "10.0.0.2/32") // b has no fd00::2

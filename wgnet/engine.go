@@ -44,6 +44,9 @@ func newEngine(t *tunnel, sockets *outer.Sockets) *engine {
 		},
 		Errorf: func(format string, args ...any) { t.errorf(e.closing.Load(), format, args...) },
 	})
+	// From now on, and only so, a peer that the device's text makes together with an endpoint stays there, but for what the
+	// text says later. See newDevicePeer.
+	e.dev.DisableSomeRoamingForBrokenMobileSemantics()
 	return e
 }
 
@@ -60,7 +63,7 @@ func (e *engine) load(key PrivateKey, peers []*peer) (map[*peer]*device.Peer, er
 func (e *engine) add(peers []*peer) (map[*peer]*device.Peer, error) {
 	devs := make(map[*peer]*device.Peer, len(peers))
 	for _, p := range peers {
-		dev, err := e.dev.NewPeer(device.NoisePublicKey(p.PublicKey))
+		dev, err := e.newDevicePeer(p)
 		if err != nil {
 			e.remove(devs)
 			return nil, fmt.Errorf("add peer %s: %w", p.label(), err)
@@ -68,6 +71,21 @@ func (e *engine) add(peers []*peer) (map[*peer]*device.Peer, error) {
 		devs[p] = dev
 	}
 	return devs, nil
+}
+
+// newDevicePeer makes a peer without its config. One that is pinned needs an endpoint to be pinned to, known or not.
+func (e *engine) newDevicePeer(p *peer) (*device.Peer, error) {
+	key := device.NoisePublicKey(p.PublicKey)
+	if !p.PinEndpoint {
+		return e.dev.NewPeer(key)
+	}
+	if err := e.dev.IpcSet(uapiPin(p)); err != nil {
+		return nil, err
+	}
+	if dev := e.dev.LookupPeer(key); dev != nil {
+		return dev, nil
+	}
+	return nil, errors.New("the device is closed")
 }
 
 // remove takes back what add has made.
@@ -134,8 +152,10 @@ func (d *tunFacade) Write(bufs [][]byte, offset int) (int, error) {
 	for _, buf := range bufs {
 		if p := d.tunnel.sender(buf[offset:]); p != nil {
 			p.observed.packetsReceived.Add(uint64(len(bufs)))
-			if d.tunnel.confirming.Load() > 0 {
-				d.tunnel.confirm(p)
+			p.reached()
+			// The header of its message is still before each packet.
+			if d.tunnel.confirmations.confirmedBy(p.link, bufs) {
+				d.tunnel.up(p, p.asked.Load())
 			}
 			break
 		}

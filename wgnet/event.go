@@ -30,13 +30,31 @@ const (
 	// EndpointChanged: the peer's datagrams go to another address, because it sends from there, or its name was resolved
 	// to it.
 	EndpointChanged
-	// EndpointResolved: the host name in the peer's endpoint was resolved.
+	// EndpointResolved: the host name in the peer's endpoint was resolved, for the first time or to something new.
 	EndpointResolved
+	// EndpointUnresolved: looking that name up has failed. It goes on, and the address that it had stays in use; there is
+	// no other event of its kind before the name is resolved.
+	EndpointUnresolved
+	// SocketLost: the UDP socket has failed, because the network has gone or the system has taken it away. Another one is
+	// being opened. This event and those that follow are about no peer.
+	SocketLost
+	// SocketReopened: another UDP socket is in the place of the one that was lost.
+	SocketReopened
+	// Woken: the machine or the process was asleep, or the clock was set forward. Sessions are made anew.
+	Woken
+	// ClockSetBack: the machine's clock was set back. Peers take no handshake that looks older than the last one that
+	// they took (WireGuard paper, section 5.1): until the clock has caught up, or is set right, there are new sessions only
+	// with those that begin a handshake themselves.
+	ClockSetBack
+	// ClockCaughtUp: the clock is where it was before it was set back.
+	ClockCaughtUp
 )
 
 var eventKinds = []string{
 	PeerUp: "peer up", PeerDown: "peer down", HandshakeFailed: "handshake failed", EndpointChanged: "endpoint changed",
-	EndpointResolved: "endpoint resolved",
+	EndpointResolved: "endpoint resolved", EndpointUnresolved: "endpoint not resolved",
+	SocketLost: "socket lost", SocketReopened: "socket reopened",
+	Woken: "woken", ClockSetBack: "clock set back", ClockCaughtUp: "clock caught up",
 }
 
 // String returns the kind in words, such as "peer up".
@@ -61,14 +79,14 @@ func (k *EventKind) UnmarshalText(text []byte) error {
 	return fmt.Errorf("wgnet: %s is no kind of event", show(string(text)))
 }
 
-// An Event is something that has happened to a peer.
+// An Event is something that has happened, to a peer or to the host itself.
 type Event struct {
 	// Time is when it was noticed.
 	Time time.Time `json:"time"`
 	Kind EventKind `json:"kind"`
-	// Peer is the peer's name, or "" if it has none.
+	// Peer is the peer's name, or "" if it has none. PublicKey is the zero key if the event is about no peer.
 	Peer      string    `json:"peer,omitempty"`
-	PublicKey PublicKey `json:"public_key"`
+	PublicKey PublicKey `json:"public_key,omitzero"`
 	// Endpoint is where the peer is in the outer network, as far as it is known.
 	Endpoint netip.AddrPort `json:"endpoint,omitzero"`
 	// Text says in words what is known. It is for people, and may change.

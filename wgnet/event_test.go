@@ -107,9 +107,11 @@ func (c *twoFaced) WriteTo(b []byte, to net.Addr) (int, error) {
 
 // fault 53: a peer moves, and moves back to where it was before.
 func TestEventsMoveBack(t *testing.T) {
+	cfgA, cfgB := newConfig("10.0.0.1/24"), newConfig("10.0.0.2/24")
+	cfgA.ListenPacket = inMemory(t)
 	var sockets [2]net.PacketConn
 	for i := range sockets {
-		pc, err := net.ListenPacket("udp4", "127.0.0.1:0")
+		pc, err := cfgA.ListenPacket(t.Context(), "udp4", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -117,7 +119,6 @@ func TestEventsMoveBack(t *testing.T) {
 		sockets[i] = pc
 	}
 	conn := &twoFaced{PacketConn: sockets[0], other: sockets[1]}
-	cfgA, cfgB := newConfig("10.0.0.1/24"), newConfig("10.0.0.2/24")
 	addPeer(cfgA, "b", cfgB.PrivateKey.Public(), "", "10.0.0.2/32")
 	a := newNet(t, cfgA)
 	next, stop := iter.Pull(a.Events(testContext(t)))
@@ -202,9 +203,14 @@ func TestEventsEnd(t *testing.T) {
 
 func TestEventJSON(t *testing.T) {
 	text, err := json.Marshal(wgnet.Event{Kind: wgnet.PeerDown, Peer: "db", Text: "why"})
-	const want = `{"time":"0001-01-01T00:00:00Z","kind":"peer down","peer":"db","public_key":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=","text":"why"}`
+	// An event without a public key is about no peer.
+	const want = `{"time":"0001-01-01T00:00:00Z","kind":"peer down","peer":"db","text":"why"}`
 	if err != nil || string(text) != want {
 		t.Errorf("got %s, %v\nwant %s", text, err, want)
+	}
+	text, err = json.Marshal(wgnet.Event{Kind: wgnet.PeerDown, PublicKey: wgnet.PublicKey{1}, Text: "why"})
+	if err != nil || !strings.Contains(string(text), `"public_key":"AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="`) {
+		t.Errorf("got %s, %v", text, err)
 	}
 	var e wgnet.Event
 	if err := json.Unmarshal(text, &e); err != nil || e.Kind != wgnet.PeerDown {

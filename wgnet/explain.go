@@ -83,9 +83,12 @@ func (n *Net) noAnswer(p *peer, addr netip.Addr) string {
 		if attempts := p.attempts.Load(); attempts > 1 {
 			silent = fmt.Sprintf(", no answer to %d handshakes since", attempts) + silent
 		}
+		if err := p.unsent.Load(); err != nil {
+			silent = fmt.Sprintf(", and now nothing can be sent to it: %v", *err)
+		}
 		return fmt.Sprintf("the tunnel to peer %s is up (last handshake %s ago)%s", p.label(), age.Round(time.Second), silent)
 	}
-	if p.confirming.Load() {
+	if p.confirming.Load() != nil {
 		return fmt.Sprintf("peer %s began a handshake and did not take our answer: check the preshared keys, and what keeps "+
 			"our packets from it", p.label())
 	}
@@ -117,21 +120,36 @@ func (n *Net) noAnswer(p *peer, addr netip.Addr) string {
 		return fmt.Sprintf("peer %s%s answered our handshake, or somebody in its place, and not with what we can read: "+
 			"check that both sides have the same preshared key, or none", p.label(), at)
 	}
-	return fmt.Sprintf("no answer from peer %s%s to %s: check its address and port, both sides' keys, firewalls and clocks",
-		p.label(), at, handshakes)
+	if err := p.unsent.Load(); err != nil {
+		return fmt.Sprintf("our handshakes to peer %s%s cannot be sent: %v", p.label(), at, *err)
+	}
+	if problem := n.keeper.clock.problem(); problem != "" {
+		return fmt.Sprintf("no answer from peer %s%s to %s: %s", p.label(), at, handshakes, problem)
+	}
+	unresolved := ""
+	if e := p.endpoint.Load(); e != nil && e.err != nil {
+		unresolved = fmt.Sprintf("; looking its name up again has failed: %v", e.err)
+	}
+	return fmt.Sprintf("no answer from peer %s%s to %s: check its address and port, both sides' keys, firewalls and clocks%s",
+		p.label(), at, handshakes, unresolved)
 }
 
 // where is the peer's endpoint, for a text: " at " and its address, after the name that it was found by, or nothing.
 func (p *peer) where() string {
 	addr, ok := p.inUse()
-	if e := p.endpoint.Load(); !ok && e != nil {
+	e := p.endpoint.Load()
+	if !ok && e != nil {
 		addr = e.addr
 	}
 	if !addr.IsValid() {
 		return ""
 	}
 	if _, err := netip.ParseAddrPort(p.Endpoint); err != nil && p.Endpoint != "" {
-		return fmt.Sprintf(" at %s (%s)", p.Endpoint, addr)
+		tried := ""
+		if e != nil && e.tried > 1 && p.attempts.Load() > 0 {
+			tried = fmt.Sprintf(", the last of %d addresses tried", e.tried)
+		}
+		return fmt.Sprintf(" at %s (%s%s)", p.Endpoint, addr, tried)
 	}
 	return " at " + addr.String()
 }

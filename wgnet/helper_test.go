@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/wgnet/internal/memnet"
 	"example.com/wgnet/internal/testpeer"
 	"example.com/wgnet/wgnet"
 )
@@ -64,11 +65,24 @@ func addPeer(cfg *wgnet.Config, name string, key wgnet.PublicKey, endpoint strin
 	})
 }
 
-// newPair makes two Nets that are each other's peer: a at 10.0.0.1 and fd00::1, who knows b's endpoint, and b at
+// inMemory is a machine at 127.0.0.1 of a network in memory: what listens with it shares that machine's ports, and needs no
+// socket. It is for [wgnet.Config.ListenPacket] and its like.
+func inMemory(tb testing.TB) func(ctx context.Context, network, address string) (net.PacketConn, error) {
+	tb.Helper()
+	outer := memnet.New(memnet.Options{})
+	tb.Cleanup(func() { outer.Close() }) // returns nil
+	host, err := outer.NewHost(netip.MustParseAddr("127.0.0.1"))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return host.ListenPacket
+}
+
+// newPair makes two Nets, in memory, that are each other's peer: a at 10.0.0.1 and fd00::1, who knows b's endpoint, and b at
 // 10.0.0.2 and fd00::2, who does not know a's.
 func newPair(tb testing.TB) (a, b *wgnet.Net) {
 	tb.Helper()
-	a, b, err := startPair()
+	a, b, err := startPairOn(inMemory(tb))
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -79,8 +93,12 @@ func newPair(tb testing.TB) (a, b *wgnet.Net) {
 	return a, b
 }
 
-func startPair() (a, b *wgnet.Net, err error) {
+// startPair is newPair over UDP sockets.
+func startPair() (a, b *wgnet.Net, err error) { return startPairOn(nil) }
+
+func startPairOn(listen func(ctx context.Context, network, address string) (net.PacketConn, error)) (a, b *wgnet.Net, err error) {
 	cfgA, cfgB := newConfig("10.0.0.1/24", "fd00::1/64"), newConfig("10.0.0.2/24", "fd00::2/64")
+	cfgA.ListenPacket, cfgB.ListenPacket = listen, listen
 	addPeer(cfgB, "a", cfgA.PrivateKey.Public(), "", "10.0.0.1/32", "fd00::1/128")
 	if b, err = wgnet.New(cfgB); err != nil {
 		return nil, nil, err
@@ -93,12 +111,14 @@ func startPair() (a, b *wgnet.Net, err error) {
 	return a, b, nil
 }
 
-// newUpstream makes a Net at 10.0.0.1 and fd00::1 whose peer "up", at 10.0.0.2 and fd00::2, is upstream's own code.
+// newUpstream makes a Net at 10.0.0.1 and fd00::1 whose peer "up", at 10.0.0.2 and fd00::2, is upstream's own code, with
+// nothing but memory between them.
 // change may change the Net's config.
 func newUpstream(tb testing.TB, change func(*wgnet.Config)) (*wgnet.Net, *testpeer.Peer) {
 	tb.Helper()
 	cfg := newConfig("10.0.0.1/24", "fd00::1/64")
-	up := testpeer.New(tb, testpeer.Options{})
+	cfg.ListenPacket = inMemory(tb)
+	up := testpeer.New(tb, testpeer.Options{ListenPacket: cfg.ListenPacket})
 	if err := befriend(cfg, up); err != nil {
 		tb.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -94,20 +95,22 @@ func TestLogFlood(t *testing.T) {
 	book := &logBook{}
 	cfg := newConfig("10.0.0.1/24")
 	cfg.Logger = slog.New(book)
+	cfg.ListenPacket = inMemory(t)
 	n := newNet(t, cfg)
-	stranger, err := net.Dial("udp", localhost(n.ListenPort()))
+	us := net.UDPAddrFromAddrPort(netip.MustParseAddrPort(localhost(n.ListenPort())))
+	stranger, err := cfg.ListenPacket(t.Context(), "udp", ":0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer stranger.Close()
 	const message, last = "datagram refused: it is no WireGuard message", "handshake message refused: it is not meant for our public key"
 	for range 300 {
-		if _, err := stranger.Write(make([]byte, 64)); err != nil {
+		if _, err := stranger.WriteTo(make([]byte, 64), us); err != nil {
 			t.Fatal(err)
 		}
 	}
 	// The device sees to it after those.
-	if _, err := stranger.Write(append([]byte{1, 0, 0, 0}, make([]byte, 144)...)); err != nil {
+	if _, err := stranger.WriteTo(append([]byte{1, 0, 0, 0}, make([]byte, 144)...), us); err != nil {
 		t.Fatal(err)
 	}
 	waitFor(t, "the last line", func() bool { return len(book.find(last)) > 0 })

@@ -58,6 +58,9 @@ func (p *PeerConfig) write(b *strings.Builder, preshared func(PresharedKey) stri
 	if p.Endpoint != "" {
 		writeValue(b, "Endpoint", p.Endpoint)
 	}
+	if p.PinEndpoint {
+		writeValue(b, "# PinEndpoint", "true")
+	}
 	writeList(b, "AllowedIPs", texts(p.AllowedIPs))
 	if p.PersistentKeepalive != 0 {
 		writeValue(b, "PersistentKeepalive", fmt.Sprint(int64(p.PersistentKeepalive/time.Second)))
@@ -143,6 +146,7 @@ func (p PeerConfig) LogValue() slog.Value {
 		slog.Any("preshared_key", p.PresharedKey),
 		slog.String("endpoint", p.Endpoint),
 		slog.Any("allowed_ips", texts(p.AllowedIPs)),
+		slog.Bool("pin_endpoint", p.PinEndpoint),
 		slog.Duration("persistent_keepalive", p.PersistentKeepalive),
 	)
 }

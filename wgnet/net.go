@@ -17,11 +17,19 @@ import (
 	"example.com/wgnet/internal/outer"
 	"example.com/wgnet/internal/resolver"
 	"example.com/wgnet/netstack"
+	"golang.zx2c4.com/wireguard/device"
 )
 
-// maxInFlight bounds the packets between the stack and the socket. The device's queues hold tens of thousands, of 64 KiB
+// maxInFlight bounds the packets between the stack and the socket, for each peer. The device's queues hold tens of thousands, of 64 KiB
 // each: with them full everything is slower, caches and other peers' packets above all.
 const maxInFlight = 128
+
+// What a packet becomes in a message: it is padded to a multiple, and gets a header and a tag (WireGuard paper, section
+// 5.4.6).
+const (
+	messageOverhead = device.MessageTransportSize
+	paddingMultiple = device.PaddingMultiple
+)
 
 // maxBacklog is the same for the way in, where strangers can send what looks like a packet.
 const maxBacklog = 256
@@ -37,6 +45,7 @@ type Net struct {
 	started  time.Time
 	events   eventHub
 	observer *observer
+	keeper   *keeper
 	lines    *logQueue // what n.log goes through; nil if nobody listens
 	logging  sync.WaitGroup
 	rejected rejectedCount
@@ -86,7 +95,10 @@ func (n *Net) resolver() resolver.Client { return n.state.Load().resolver }
 // left behind then.
 //
 // The Net has to be closed with [Net.Close].
-func New(cfg *Config) (*Net, error) {
+func New(cfg *Config) (*Net, error) { return newNet(cfg, systemClock()) }
+
+// newNet is New with a clock that tells the time of day and the time that has passed.
+func newNet(cfg *Config, now func() (time.Time, time.Duration)) (*Net, error) {
 	if cfg == nil {
 		return nil, errors.New("wgnet: New: the config is nil")
 	}
@@ -96,7 +108,7 @@ func New(cfg *Config) (*Net, error) {
 	}
 	n := &Net{started: time.Now(), done: make(chan struct{})}
 	n.state.Store(n.newState(cfg, nil))
-	n.observer = newObserver(n)
+	n.observer, n.keeper = newObserver(n), newKeeper(n, now)
 	n.log = slog.New(slog.DiscardHandler)
 	if cfg.Logger != nil {
 		n.lines = newLogQueue(cfg.Logger.Handler())
@@ -116,10 +128,27 @@ func (n *Net) start() (err error) {
 	cfg, peers := n.config(), n.peers()
 	n.sockets, err = outer.Open(outer.Config{
 		Port: cfg.ListenPort, Control: cfg.Control, ListenPacket: cfg.ListenPacket, Logger: n.log,
-		Sending:     func() { n.stack.Sending() },
-		Sent:        func(packets int) { n.stack.Sent(packets) },
+		Sending: func(message []byte) {
+			if id, ok := n.stack.PeerOf(message); ok {
+				n.stack.Sending(id)
+			}
+		},
+		Sent: func(message []byte, packets int) {
+			if id, ok := n.stack.PeerOf(message); ok {
+				n.stack.Sent(id, packets)
+			}
+		},
+		PathMTU: func(message []byte, size int) {
+			if id, ok := n.stack.PeerOf(message); ok {
+				n.stack.SetPathMTU(id, (size-messageOverhead)/paddingMultiple*paddingMultiple)
+			}
+		},
 		MaxBacklog:  maxBacklog,
 		Destination: n.observer.noticeMove,
+		Lost:        n.socketLost,
+		Reopened:    n.socketReopened,
+		Response:    func(message []byte) { n.tunnel.confirmations.answer(message) },
+		Keepalive:   func(message []byte) { n.tunnel.confirmations.arrived(message) },
 	})
 	if err != nil {
 		return err
@@ -134,6 +163,7 @@ func (n *Net) start() (err error) {
 		Read: func(id netstack.PeerID, packets int) {
 			n.withPeer(id, func(p *peer) { p.observed.packetsSent.Add(uint64(packets)) })
 		},
+		Unhandled: n.logUnhandled,
 	})
 	if err != nil {
 		return err
@@ -144,10 +174,10 @@ func (n *Net) start() (err error) {
 		return err
 	}
 	n.log.Info("listening", "port", n.ListenPort(), "peers", len(peers.all))
-	n.background.Go(func() { n.observer.run(n.ctx) })                       // cancel ends it
-	n.background.Go(func() { n.tunnel.watch(n.ctx) })                       // cancel ends it
-	n.background.Go(func() { n.tunnel.greet(n.ctx, literal(peers.all)) })   // cancel ends it
-	n.background.Go(func() { n.resolveEndpoints(n.ctx, named(peers.all)) }) // cancel ends it
+	n.keeper.renewed = n.tunnel.renewed
+	n.background.Go(func() { n.observer.run(n.ctx) })                     // cancel ends it
+	n.background.Go(func() { n.keeper.run(n.ctx) })                       // cancel ends it
+	n.background.Go(func() { n.tunnel.greet(n.ctx, literal(peers.all)) }) // cancel ends it
 	return nil
 }
 

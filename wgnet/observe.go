@@ -24,6 +24,7 @@ const (
 type observed struct {
 	// Packets inside the tunnel, keepalives not counted.
 	packetsReceived, packetsSent atomic.Uint64
+	keepalives                   atomic.Uint64 // received
 	// disallowed are the peer's packets that came from an address that is not in its AllowedIPs.
 	disallowed atomic.Uint64
 	// completed is when the last handshake did, in the tunnel's time; 0 means never. Unlike session it is never taken back.
@@ -184,6 +185,8 @@ func (o *observer) findMoves() {
 		p.observed.endpoint.Store(&m.endpoint)
 		moved = true
 		switch {
+		case known && m.endpoint == p.resolved():
+			n.tell(EndpointChanged, p, fmt.Sprintf("peer %s is looked for at %s, and was at %s", p.label(), m.endpoint, old))
 		case known:
 			n.tell(EndpointChanged, p, fmt.Sprintf("peer %s has moved from %s to %s", p.label(), old, m.endpoint))
 		case p.observed.up:
@@ -209,5 +212,9 @@ func (n *Net) tellAt(kind EventKind, p *peer, endpoint netip.AddrPort, text stri
 	if endpoint.IsValid() {
 		attrs = append(attrs, slog.String("endpoint", endpoint.String()))
 	}
-	n.log.LogAttrs(context.Background(), slog.LevelInfo, kind.String(), append(attrs, slog.String("text", text))...)
+	level := slog.LevelInfo
+	if kind == EndpointUnresolved {
+		level = slog.LevelWarn
+	}
+	n.log.LogAttrs(context.Background(), level, kind.String(), append(attrs, slog.String("text", text))...)
 }

@@ -6,18 +6,23 @@ import (
 	"context"
 	"iter"
 	"log/slog"
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.zx2c4.com/wireguard/device"
+
+	"example.com/wgnet/internal/memnet"
 )
 
-func onePeer(t *testing.T, key PublicKey, endpoint, addr, peerAddr string, private PrivateKey) *Net {
+func onePeer(t *testing.T, listen func(ctx context.Context, network, address string) (net.PacketConn, error),
+	key PublicKey, endpoint, addr, peerAddr string, private PrivateKey,
+) *Net {
 	t.Helper()
 	n, err := New(&Config{
-		PrivateKey: private, Addresses: []netip.Prefix{netip.MustParsePrefix(addr + "/24")},
+		PrivateKey: private, ListenPacket: listen, Addresses: []netip.Prefix{netip.MustParsePrefix(addr + "/24")},
 		Peers: []PeerConfig{{
 			Name: "peer", PublicKey: key, Endpoint: endpoint, AllowedIPs: []netip.Prefix{netip.MustParsePrefix(peerAddr + "/32")},
 		}},
@@ -37,10 +42,16 @@ func onePeer(t *testing.T, key PublicKey, endpoint, addr, peerAddr string, priva
 func TestSessionEnds(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
+	network := memnet.New(memnet.Options{})
+	t.Cleanup(func() { network.Close() }) // returns nil
+	outer, err := network.NewHost(netip.MustParseAddr("127.0.0.1"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	keys := [2]PrivateKey{NewPrivateKey(), NewPrivateKey()}
-	b := onePeer(t, keys[0].Public(), "", "10.0.0.2", "10.0.0.1", keys[1])
+	b := onePeer(t, outer.ListenPacket, keys[0].Public(), "", "10.0.0.2", "10.0.0.1", keys[1])
 	at := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), b.ListenPort()).String()
-	a := onePeer(t, keys[1].Public(), at, "10.0.0.1", "10.0.0.2", keys[0])
+	a := onePeer(t, outer.ListenPacket, keys[1].Public(), at, "10.0.0.1", "10.0.0.2", keys[0])
 	next, stop := iter.Pull(a.Events(ctx))
 	defer stop()
 	want := func(kind EventKind, text string) {

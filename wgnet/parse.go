@@ -74,6 +74,7 @@ func ParseConfig(r io.Reader) (*Config, error) {
 		return nil, p.fail("", errors.New("there is no [Interface] section"))
 	}
 	p.checkNames()
+	p.checkPins()
 	if err := p.cfg.validate(p.line); err != nil {
 		return nil, err
 	}
@@ -237,14 +238,19 @@ func (p *parser) set(rule keyRule, value string) error {
 
 func isSeparator(r rune) bool { return r == ',' || r == ' ' || r == '\t' || r == '\u00a0' }
 
-// readComment takes up "Name = db". alone says that there is nothing else in the line.
+// readComment takes up "Name = db" and "PinEndpoint = true". alone says that there is nothing else in the line.
 func (p *parser) readComment(comment string, alone bool) {
 	key, value, ok := strings.Cut(comment, "=")
-	if !ok || !strings.EqualFold(strings.Trim(key, "# \t"), "Name") {
-		return
-	}
 	value, _, _ = strings.Cut(value, "#")
 	value = strings.TrimSpace(value)
+	key = strings.Trim(key, "# \t")
+	if ok && strings.EqualFold(key, "PinEndpoint") && p.section == sectionPeer {
+		p.readPin(value)
+		return
+	}
+	if !ok || !strings.EqualFold(key, "Name") {
+		return
+	}
 	if alone {
 		p.nameLine = p.lineno
 	}
@@ -262,6 +268,26 @@ func (p *parser) readComment(comment string, alone bool) {
 	}
 	at.keys["Name"] = []int{p.lineno}
 	p.peer().Name = value
+}
+
+func (p *parser) readPin(value string) {
+	if !strings.EqualFold(value, "true") {
+		p.warn("PinEndpoint", show(value)+" ignored: want true, or no such comment")
+		return
+	}
+	p.here().keys["PinEndpoint"] = []int{p.lineno}
+	p.peer().PinEndpoint = true
+}
+
+// checkPins unpins those peers that have no endpoint to be pinned to: a comment is no reason to refuse a file.
+func (p *parser) checkPins() {
+	for i := range p.cfg.Peers {
+		if peer := &p.cfg.Peers[i]; peer.PinEndpoint && peer.Endpoint == "" {
+			p.lineno, p.section = p.peers[i].keys["PinEndpoint"][0], sectionPeer
+			p.warn("PinEndpoint", "ignored: the peer has no Endpoint to be kept at")
+			peer.PinEndpoint = false
+		}
+	}
 }
 
 // dropAmbiguousName is called at a [Peer] line. Somebody who writes the name right above it means the peer below, and

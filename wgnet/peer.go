@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"example.com/wgnet/netstack"
@@ -42,23 +43,41 @@ type link struct {
 	attempts atomic.Uint32
 	// heard is set once an initiation or an answer of the peer was authenticated. The device knows an endpoint then.
 	heard atomic.Bool
-	// confirming is set between the peer's initiation, which we answered, and its first packet under the new keys.
-	confirming atomic.Bool
-	// renewed is set by a new session and taken back by tunnel.watch.
+	// confirming is there between the peer's initiation, which we answered, and its first packet under the new keys.
+	confirming atomic.Pointer[confirmation]
+	// renewed is set by a new session and taken back by tunnel.renew.
 	renewed atomic.Bool
 
 	// lost is set when the peer was silent in a session, or begins another one: what waits for its answers has to be
 	// sent again in the next.
 	lost atomic.Bool
 
+	// unsent is why the last initiation of ours did not leave this host, or nil.
+	unsent atomic.Pointer[error]
+	mu     sync.Mutex // guards void, and orders what the stack is told of session
+	void   int64      // handshakes that began until then are over, whatever the device has said of them
+
 	observed observed
 }
 
 // endpointState is an endpoint as far as it has been resolved.
 type endpointState struct {
-	addr netip.AddrPort // not valid until resolved
-	err  error          // of the last try, or nil
+	addr  netip.AddrPort // not valid until resolved
+	err   error          // of the last look-up, or nil
+	next  bool           // it is tried because the peer did not answer at another address of its name
+	tried int            // how many were tried since the peer last answered
 }
+
+// resolved is where Endpoint leads, as far as that is known.
+func (p *peer) resolved() netip.AddrPort {
+	if e := p.endpoint.Load(); e != nil {
+		return e.addr
+	}
+	return netip.AddrPort{}
+}
+
+// sent counts what has come from the peer in its sessions, but for packets that it may not send.
+func (p *peer) sent() uint64 { return p.observed.packetsReceived.Load() + p.observed.keepalives.Load() }
 
 // expire lifts the wait between two initiations (Rekey-Timeout). The device forgets the keys that it sends with, so
 // packets wait for the next session.
@@ -68,19 +87,22 @@ func (p *peer) expire() {
 	}
 }
 
+// reached notes that something has come from the peer: what kept us from sending to it is over.
+func (p *peer) reached() {
+	if p.unsent.Load() != nil {
+		p.unsent.Store(nil)
+	}
+}
+
 // sameAs says whether two configs of a peer are one and the same.
 func (p *PeerConfig) sameAs(q *PeerConfig) bool {
 	return p.Name == q.Name && p.PublicKey == q.PublicKey && p.PresharedKey == q.PresharedKey && p.Endpoint == q.Endpoint &&
-		p.PersistentKeepalive == q.PersistentKeepalive && slices.Equal(p.AllowedIPs, q.AllowedIPs)
+		p.PersistentKeepalive == q.PersistentKeepalive && p.PinEndpoint == q.PinEndpoint && slices.Equal(p.AllowedIPs, q.AllowedIPs)
 }
 
 // reachable says whether the device knows an address to send a handshake to.
 func (p *peer) reachable() bool {
-	if p.heard.Load() {
-		return true
-	}
-	e := p.endpoint.Load()
-	return e != nil && e.addr.IsValid()
+	return p.heard.Load() && !p.PinEndpoint || p.resolved().IsValid()
 }
 
 // peerTable are the peers, found in each way that they are asked for. It is immutable.
@@ -152,17 +174,9 @@ func (t *peerTable) routes() []netstack.Route {
 	return routes
 }
 
-// literal are the peers whose endpoint is an address, and named those whose endpoint has to be resolved.
+// literal are the peers whose endpoint is an address.
 func literal(peers []*peer) []*peer {
-	return filter(peers, func(p *peer) bool { return p.endpoint.Load() != nil })
-}
-
-func named(peers []*peer) []*peer {
-	return filter(peers, func(p *peer) bool { return p.Endpoint != "" && p.endpoint.Load() == nil })
-}
-
-func filter(peers []*peer, keep func(*peer) bool) []*peer {
-	return slices.DeleteFunc(slices.Clone(peers), func(p *peer) bool { return !keep(p) })
+	return slices.DeleteFunc(slices.Clone(peers), func(p *peer) bool { return p.endpoint.Load() == nil })
 }
 
 // lookup finds a peer by the name that a user wrote, whatever its letter case and with or without a final dot.

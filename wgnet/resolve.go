@@ -8,50 +8,27 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
-	"strconv"
-	"sync"
 	"time"
 )
 
-const (
-	// maxResolving bounds the endpoint names that are looked up at the same time.
-	maxResolving = 16
-	// resolveTimeout bounds one look-up.
-	resolveTimeout = 10 * time.Second
-	// minResolvePause and maxResolvePause bound the back-off between tries.
-	minResolvePause = time.Second
-	maxResolvePause = time.Minute
-)
-
-// resolveEndpoints resolves the host names in the endpoints of peers, in the outer network, until all are found, are not
-// asked for any more, or ctx is done.
-func (n *Net) resolveEndpoints(ctx context.Context, left []*peer) {
-	for pause := minResolvePause; len(left) > 0; pause = min(2*pause, maxResolvePause) {
-		left = n.resolveRound(ctx, left)
-		if !n.pauseResolving(ctx, left, pause) {
-			return
-		}
-	}
+// newNetFinder makes the finder of a Net.
+func newNetFinder(n *Net) *finder {
+	f := newFinder()
+	f.peers, f.interval = n.peers, func() time.Duration { return n.config().resolveInterval() }
+	f.lookUp = n.resolveOuter
+	f.quiet = func(p *peer) time.Duration { return time.Duration(n.tunnel.now() - p.initiated.Load()) }
+	f.point = n.pointPeer
+	f.note = n.noteEndpoint
+	f.again = n.tunnel.initiateNow
+	return f
 }
 
-// pauseResolving waits, and reports false when there is nothing left to wait for.
-func (n *Net) pauseResolving(ctx context.Context, left []*peer, pause time.Duration) bool {
-	timer := time.NewTimer(pause)
-	defer timer.Stop()
-	for {
-		changed := n.tunnel.changes()
-		if !slices.ContainsFunc(left, func(p *peer) bool { return n.currentPeer(p) != nil }) {
-			return false
-		}
-		select {
-		case <-timer.C:
-			return true
-		case <-changed:
-		case <-ctx.Done():
-			return false
-		}
+// resolveInterval is the interval that the field means; 0 is never.
+func (c *Config) resolveInterval() time.Duration {
+	if c.ResolveInterval == 0 {
+		return DefaultResolveInterval
 	}
+	return max(c.ResolveInterval, 0)
 }
 
 // currentPeer is the peer that has p's place now, or nil if it was removed or has another endpoint.
@@ -62,92 +39,53 @@ func (n *Net) currentPeer(p *peer) *peer {
 	return nil
 }
 
-// resolveRound tries each of the peers once and returns those that are left.
-func (n *Net) resolveRound(ctx context.Context, peers []*peer) (left []*peer) {
-	var (
-		wg   sync.WaitGroup
-		mu   sync.Mutex // guards left
-		slot = make(chan struct{}, maxResolving)
-	)
-	for _, p := range peers {
-		slot <- struct{}{} // free again within resolveTimeout
-		if ctx.Err() != nil {
-			break
+// pointPeer has the device send a peer's datagrams to an address of its name.
+func (n *Net) pointPeer(p *peer, to endpointState, how pointing) {
+	p = n.setEndpoint(p, to, func(p *peer) {
+		if how == pointFirst && !p.heard.Load() {
+			p.expire() // a handshake that failed for want of an address must not make the next one wait (Rekey-Timeout)
 		}
-		wg.Go(func() { // ctx ends it
-			err := n.resolveEndpoint(ctx, p)
-			<-slot
-			if ctx.Err() != nil {
-				return
-			}
-			if err != nil {
-				if !n.setEndpoint(p, &endpointState{err: err}) {
-					return
-				}
-				n.log.Warn("endpoint not resolved", "peer", p.label(), "endpoint", p.Endpoint, "err", err)
-				mu.Lock()
-				defer mu.Unlock()
-				left = append(left, p)
-				return
-			}
-			n.tunnel.greet(ctx, []*peer{p})
-		})
+		if err := n.tunnel.engine.Load().dev.IpcSet(uapiEndpoint(p)); err != nil {
+			n.log.Warn("the device does not take an endpoint", "peer", p.label(), "endpoint", to.addr, "err", err)
+		}
+	})
+	switch {
+	case p == nil:
+	case how == pointFirst:
+		n.background.Go(func() { n.tunnel.greet(n.ctx, []*peer{p}) }) // cancel ends it
+	case how == pointNow:
+		n.tunnel.initiateNow(p)
 	}
-	wg.Wait()
-	return left
 }
 
-func (n *Net) resolveEndpoint(ctx context.Context, p *peer) error {
-	host, service, err := net.SplitHostPort(p.Endpoint)
-	if err != nil {
-		return err
-	}
-	port, err := strconv.ParseUint(service, 10, 16)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
-	defer cancel()
-	addrs, err := n.resolveOuter(ctx, host)
-	if err != nil {
-		return err
-	}
-	for _, addr := range addrs {
-		addr = addr.Unmap()
-		if !addr.IsValid() || addr.IsUnspecified() || addr.IsMulticast() {
-			continue
-		}
-		n.setEndpoint(p, &endpointState{addr: netip.AddrPortFrom(addr, uint16(port))})
-		return nil
-	}
-	return fmt.Errorf("%s has no usable address", host)
-}
+// noteEndpoint keeps what became of a look-up, where the device goes on sending to where it does.
+func (n *Net) noteEndpoint(p *peer, e endpointState) { n.setEndpoint(p, e, func(*peer) {}) }
 
-// setEndpoint notes what became of a look-up, and tells the device. It reports false if nobody asks for it any more.
-func (n *Net) setEndpoint(p *peer, e *endpointState) bool {
+// setEndpoint keeps what became of a look-up, says it if it is news, and calls tell, with the peer that has p's place
+// now. It returns nil if there is none any more that asks for this endpoint.
+func (n *Net) setEndpoint(p *peer, e endpointState, tell func(*peer)) *peer {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.ctx.Err() != nil {
-		return false
+		return nil
 	}
 	if p = n.currentPeer(p); p == nil {
-		return false
+		return nil
 	}
-	p.endpoint.Store(e)
-	if e.addr.IsValid() {
+	var old endpointState
+	if before := p.endpoint.Load(); before != nil {
+		old = *before
+	}
+	p.endpoint.Store(&e)
+	switch {
+	case e.err != nil && old.err == nil:
+		n.tellAt(EndpointUnresolved, p, e.addr, fmt.Sprintf("the endpoint of peer %s, %s, cannot be resolved, trying on: %v",
+			p.label(), p.Endpoint, e.err))
+	case e.err == nil && !e.next && (e.addr != old.addr || old.err != nil):
 		n.tellAt(EndpointResolved, p, e.addr, fmt.Sprintf("the endpoint of peer %s, %s, is %s", p.label(), p.Endpoint, e.addr))
 	}
-	// A peer that was faster, the device knows where to find, unless it is to be looked for elsewhere now.
-	if !e.addr.IsValid() || p.heard.Load() && !p.redirected {
-		return true
-	}
-	if !p.heard.Load() {
-		p.expire() // a handshake that failed for want of an address must not make the next one wait (Rekey-Timeout)
-	}
-	if err := n.tunnel.engine.Load().dev.IpcSet(uapiEndpoint(p)); err != nil {
-		n.log.Warn("the device does not take an endpoint", "peer", p.label(), "endpoint", e.addr, "err", err)
-	}
-	return true
+	tell(p)
+	return p
 }
 
 // resolveOuter calls the user's hook in a goroutine of its own, which ends when the hook does: a hook that calls Close

@@ -9,7 +9,7 @@ import (
 
 // A Socket is something that is open on a Net: see [Net.Sockets].
 type Socket struct {
-	// Network is "tcp" or "udp".
+	// Network is "tcp" or "udp", or "ping" for a [Flow] of that kind.
 	Network string
 	// Local is where it is. The zero Addr stands for all addresses of the Net.
 	Local netip.AddrPort
@@ -32,7 +32,7 @@ func (s Socket) String() string {
 	return s.Network + " " + local
 }
 
-// Sockets returns what is open on the Net now, in no order: listeners, packet conns and connections, the Net's own
+// Sockets returns what is open on the Net now, in no order: listeners, packet conns, connections and accepted flows, the Net's own
 // questions to name servers included. A TCP connection counts until its writing side is closed: what delivers its last
 // data or is in TIME_WAIT is left out. It is nil after [Net.Close]. It is for finding what was forgotten, and looks
 // through all connections.

@@ -70,6 +70,11 @@ type Status struct {
 	// replayed, belonged to an old session or carried a malformed packet, which cannot be told apart. Strangers can
 	// inflate it. It lags by two seconds, and while traffic flows by as much as was received in those.
 	NotAccepted uint64 `json:"not_accepted"`
+	// Flows counts what peers have begun with other addresses than the host's own: see [Net.HandleFlows].
+	Flows FlowStats `json:"flows"`
+	// Problems say in words what is wrong with this host itself: its UDP socket is lost, its clock was set back. They are
+	// for people, and may change. It is nil if nothing is wrong.
+	Problems []string `json:"problems,omitempty"`
 	// Peers are in the order of the config.
 	Peers []PeerStatus `json:"peers"`
 }
@@ -100,6 +105,8 @@ type PeerStatus struct {
 	PacketsSent     uint64 `json:"packets_sent"`
 	// Disallowed counts packets of the peer that were dropped since their source is not in AllowedIPs.
 	Disallowed uint64 `json:"disallowed"`
+	// Flows counts what the peer has begun with other addresses than the host's own.
+	Flows FlowStats `json:"flows"`
 	// UnansweredHandshakes is how many handshakes were begun by us since the last one that completed. Whether they
 	// arrived cannot be known.
 	UnansweredHandshakes int          `json:"unanswered_handshakes"`
@@ -110,8 +117,10 @@ type PeerStatus struct {
 
 // Status returns how things stand. It asks nobody but this process, and waits for nothing. After [Net.Close] no session
 // is up, and what the device has counted is gone: endpoints, handshake times and bytes.
-func (n *Net) Status() Status {
-	now := n.state.Load()
+func (n *Net) Status() Status { return n.status(n.state.Load()) }
+
+// status is that of a state, whose peers are in the same order.
+func (n *Net) status(now *state) Status {
 	peers := now.peers
 	measured := n.tunnel.engine.Load().measurements(peers)
 	s := Status{
@@ -120,7 +129,12 @@ func (n *Net) Status() Status {
 		NotAccepted: n.rejected.update(n.sockets.Received, n.tunnel.accepted.Load),
 		Peers:       make([]PeerStatus, len(peers.all)),
 	}
+	flows, flowsOf := n.stack.FlowStats()
+	s.Flows = FlowStats(flows)
 	closed := n.ctx.Err() != nil
+	if !closed {
+		s.Problems = n.problems()
+	}
 	for i, p := range peers.all {
 		m := measured[p.link]
 		s.Peers[i] = PeerStatus{
@@ -128,8 +142,9 @@ func (n *Net) Status() Status {
 			Endpoint: m.endpoint, AllowedIPs: slices.Clone(p.AllowedIPs), PersistentKeepalive: p.PersistentKeepalive,
 			LastHandshake: m.handshake, BytesReceived: m.received, BytesSent: m.sent,
 			PacketsReceived: p.observed.packetsReceived.Load(), PacketsSent: p.observed.packetsSent.Load(),
-			Disallowed: p.observed.disallowed.Load(), UnansweredHandshakes: int(p.attempts.Load()),
-			Session: n.tunnel.state(p), Text: n.noAnswer(p, netip.Addr{}),
+			Disallowed: p.observed.disallowed.Load(), Flows: FlowStats(flowsOf[p.id]),
+			UnansweredHandshakes: int(p.attempts.Load()),
+			Session:              n.tunnel.state(p), Text: n.noAnswer(p, netip.Addr{}),
 		}
 		if closed {
 			s.Peers[i].Text = "the Net is closed"
@@ -148,7 +163,7 @@ func (t *tunnel) state(p *peer) SessionState {
 	}
 	_, up := t.sessionAge(p)
 	// The device repeats an initiation after Rekey-Timeout, and a moment.
-	trying := (p.attempts.Load() > 0 || p.confirming.Load()) && !p.observed.abandoned.Load() &&
+	trying := (p.attempts.Load() > 0 || p.confirming.Load() != nil) && !p.observed.abandoned.Load() &&
 		t.now()-p.handshake.Load() < int64(2*device.RekeyTimeout)
 	switch {
 	case up && !closed:
@@ -203,6 +218,9 @@ func (s Status) String() string {
 	if s.NotAccepted > 0 {
 		line("not accepted", "%d (authentication, replay or old session)", s.NotAccepted)
 	}
+	for _, text := range s.Problems {
+		line("problem", "%s", text)
+	}
 	peers := slices.Clone(s.Peers)
 	slices.SortStableFunc(peers, func(p, q PeerStatus) int { return q.LastHandshake.Compare(p.LastHandshake) })
 	for _, p := range peers {
@@ -226,6 +244,9 @@ func (s Status) String() string {
 		}
 		if p.Disallowed > 0 {
 			line("disallowed", "%d (source not in allowed ips)", p.Disallowed)
+		}
+		if p.Flows != (FlowStats{}) {
+			line("flows", "%s", p.Flows)
 		}
 		if p.PersistentKeepalive > 0 {
 			line("persistent keepalive", "every %s", longDuration(p.PersistentKeepalive))

@@ -69,7 +69,8 @@ func TestStatusPresharedKeysDiffer(t *testing.T) {
 
 // The counters of both sides of an exchange of which every packet is known.
 func TestStatusCounts(t *testing.T) {
-	n, up := newUpstream(t, nil)
+	var listen func(ctx context.Context, network, address string) (net.PacketConn, error)
+	n, up := newUpstream(t, func(cfg *wgnet.Config) { listen = cfg.ListenPacket })
 	if err := n.WaitPeer(testContext(t), wgnet.PublicKey(up.PublicKey())); err != nil {
 		t.Fatal(err)
 	}
@@ -102,19 +103,20 @@ func TestStatusCounts(t *testing.T) {
 		}
 	}
 	// What strangers send to our port: of the form of a data message, longer and shorter ones than those, and other.
-	stranger, err := net.Dial("udp", localhost(n.ListenPort()))
+	stranger, err := listen(t.Context(), "udp", ":0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer stranger.Close()
+	us := net.UDPAddrFromAddrPort(netip.MustParseAddrPort(localhost(n.ListenPort())))
 	const forged = 3
 	for i := range forged {
-		if _, err := stranger.Write(append([]byte{4, 0, 0, 0}, make([]byte, 28+16*i)...)); err != nil {
+		if _, err := stranger.WriteTo(append([]byte{4, 0, 0, 0}, make([]byte, 28+16*i)...), us); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for _, other := range []string{"", "hello", "\x04\x00\x00\x00", "\x05" + strings.Repeat("x", 100)} {
-		if _, err := stranger.Write([]byte(other)); err != nil {
+		if _, err := stranger.WriteTo([]byte(other), us); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -164,13 +166,14 @@ func (c *twice) WriteTo(b []byte, to net.Addr) (int, error) {
 
 // fault 48: a replay counts as not accepted, once, and not as a packet.
 func TestStatusReplay(t *testing.T) {
-	pc, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	cfgA, cfgB := newConfig("10.0.0.1/24"), newConfig("10.0.0.2/24")
+	cfgA.ListenPacket = inMemory(t)
+	pc, err := cfgA.ListenPacket(t.Context(), "udp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer pc.Close()
 	conn := &twice{PacketConn: pc}
-	cfgA, cfgB := newConfig("10.0.0.1/24"), newConfig("10.0.0.2/24")
 	addPeer(cfgA, "b", cfgB.PrivateKey.Public(), "", "10.0.0.2/32")
 	a := newNet(t, cfgA)
 	addPeer(cfgB, "a", cfgA.PrivateKey.Public(), localhost(a.ListenPort()), "10.0.0.1/32")
@@ -249,7 +252,8 @@ func TestStatusHasNoSecret(t *testing.T) {
 // fault 44: a peer's packets from an address that is not its own.
 func TestStatusDisallowed(t *testing.T) {
 	cfg := newConfig("10.0.0.1/24")
-	up := testpeer.New(t, testpeer.Options{Addresses: []string{"10.0.0.2"}})
+	cfg.ListenPacket = inMemory(t)
+	up := testpeer.New(t, testpeer.Options{Addresses: []string{"10.0.0.2"}, ListenPacket: cfg.ListenPacket})
 	addPeer(cfg, "up", wgnet.PublicKey(up.PublicKey()), up.Endpoint(), "10.0.0.3/32")
 	if err := up.AddPeer(testpeer.Remote{PublicKey: testpeer.Key(cfg.PrivateKey.Public()), AllowedIPs: []string{"10.0.0.1/32"}}); err != nil {
 		t.Fatal(err)

@@ -26,6 +26,7 @@ const (
 	logOurResponse    = "%v - Sending handshake response"
 	logPeerInitiation = "%v - Received handshake initiation"
 	logKeepalive      = "%v - Receiving keepalive packet"
+	logUnsent         = "%v - Failed to send handshake initiation: %v"
 	logGivingUp       = "%s - Handshake did not complete after %d attempts, giving up"
 	logDisallowed4    = "IPv4 packet with disallowed source address from %v"
 	logDisallowed6    = "IPv6 packet with disallowed source address from %v"
@@ -54,10 +55,6 @@ const longPath = 250 * time.Millisecond
 // firewall or a NAT is easily lost.
 var greetings = []time.Duration{300 * time.Millisecond, time.Second}
 
-// sessionMargin is how long before its end no more is sent in a session: what is on its way then would be staged by the
-// device, which keeps 64 KiB for each packet.
-const sessionMargin = 2 * time.Second
-
 // tunnel is the WireGuard device on the stack and the sockets, and what is known of its sessions.
 type tunnel struct {
 	engine  atomic.Pointer[engine] // stored by the Net, which orders its changes
@@ -73,9 +70,9 @@ type tunnel struct {
 	accepted atomic.Uint64              // data messages that the device took, keepalives and wrong sources included
 
 	byDevice sync.Map // *device.Peer to *peer, of all engines
-	// confirming counts the peers whose confirming is set: while there are none, the packet path looks no further.
-	confirming atomic.Int32
-	renewed    chan struct{} // holds one token when a peer's renewed is set
+	// confirmations are what has to come before a session that a peer has asked for is one.
+	confirmations confirmations
+	renewed       chan struct{} // holds one token when a peer's renewed is set
 
 	mu      sync.Mutex    // guards changed
 	changed chan struct{} // closed, and replaced, when there are new sessions or other peers
@@ -120,26 +117,10 @@ func (t *tunnel) adopt(devs map[*peer]*device.Peer) {
 // forget ends what is known of a peer that is removed.
 func (t *tunnel) forget(p *peer) {
 	p.removed.Store(true) // before confirming is looked at: see note
-	t.clear(p.link)
+	t.reset(p.link)
 	if dev := p.dev.Swap(nil); dev != nil {
 		t.byDevice.Delete(dev)
 	}
-}
-
-// reset notes that there is no session with a peer. Its packets wait in the stack then.
-func (t *tunnel) reset(l *link) {
-	t.clear(l)
-	t.stack.SetSession(l.id, time.Time{})
-}
-
-// clear is reset for a peer of which the stack knows no more.
-func (t *tunnel) clear(l *link) {
-	l.session.Store(0)
-	if l.confirming.Swap(false) {
-		t.confirming.Add(-1)
-	}
-	l.attempts.Store(0)
-	t.observer.notice()
 }
 
 // close ends the device and lets go of its peers: their queues have finalizers that refer to the device, and so to us. In
@@ -154,14 +135,6 @@ func (t *tunnel) close() {
 
 // now is the time since the tunnel began, on the monotonic clock, and never 0.
 func (t *tunnel) now() int64 { return int64(time.Since(t.begin)) + 1 }
-
-// sessionAge returns how old the peer's session is. It reports false when there is none, or it is too old to be used
-// (Reject-After-Time of the WireGuard paper, section 6.2).
-func (t *tunnel) sessionAge(p *peer) (time.Duration, bool) {
-	session := p.session.Load()
-	age := time.Duration(t.now() - session)
-	return age, session != 0 && age < device.RejectAfterTime
-}
 
 // verbosef is the device's log. It may come with locks of the device held.
 func (t *tunnel) verbosef(format string, args ...any) {
@@ -192,7 +165,19 @@ func (t *tunnel) errorf(closing bool, format string, args ...any) {
 	if closing {
 		level = slog.LevelDebug // what the device meets now is our doing: the sockets and the stack may go before it
 	}
+	if format == logUnsent {
+		t.noteUnsent(args)
+	}
 	t.translate(level, format, args)
+}
+
+// noteUnsent notes that an initiation has not left this host.
+func (t *tunnel) noteUnsent(args []any) {
+	dev, ok := args[0].(*device.Peer)
+	err, isError := args[1].(error)
+	if p, known := t.byDevice.Load(dev); ok && isError && known {
+		p.(*peer).unsent.Store(&err)
+	}
 }
 
 func (t *tunnel) note(p *peer, format string) {
@@ -203,11 +188,13 @@ func (t *tunnel) note(p *peer, format string) {
 		}
 		p.initiated.Store(t.now())
 		p.handshake.Store(t.now())
+		p.unsent.Store(nil)
 		p.observed.abandoned.Store(false)
 	case logOurResponse:
 		p.handshake.Store(t.now())
 	case logResponse:
 		p.heard.Store(true)
+		p.reached()
 		t.up(p, p.initiated.Load())
 	case logPeerInitiation:
 		p.heard.Store(true)
@@ -215,15 +202,17 @@ func (t *tunnel) note(p *peer, format string) {
 		if _, ok := t.sessionAge(p); ok {
 			p.lost.Store(true) // perhaps: a peer that was restarted has forgotten that session
 		}
-		if !p.confirming.Swap(true) {
-			t.confirming.Add(1)
-		}
-		if p.removed.Load() && p.confirming.Swap(false) { // in the same moment: forget may have looked before
-			t.confirming.Add(-1)
+		t.confirmations.begin(p)
+		if p.removed.Load() { // in the same moment: forget may have looked before
+			t.confirmations.end(p.link)
 		}
 	case logKeepalive:
 		t.accepted.Add(1)
-		t.confirm(p)
+		p.observed.keepalives.Add(1)
+		p.reached()
+		if t.confirmations.confirmedByKeepalive(p.link) {
+			t.up(p, p.asked.Load())
+		}
 	case logDisallowed4, logDisallowed6, logBadVersion:
 		t.accepted.Add(1)
 		p.observed.disallowed.Add(1)
@@ -234,49 +223,14 @@ func (t *tunnel) note(p *peer, format string) {
 	}
 }
 
-// confirm notes a packet of a peer whose initiation we have answered. Not before it is there a session for sure (key
-// confirmation, WireGuard paper, section 5.4.6). p may be nil.
-func (t *tunnel) confirm(p *peer) {
-	if p != nil && p.confirming.Swap(false) {
-		t.confirming.Add(-1)
-		t.up(p, p.asked.Load())
-	}
-}
-
-// up notes a new session, whose handshake began at a time.
-func (t *tunnel) up(p *peer, begin int64) {
-	now := t.now()
-	p.rtt.Store(now - begin)
-	p.session.Store(now)
-	t.stack.SetSession(p.id, time.Now().Add(device.RejectAfterTime-sessionMargin))
-	p.attempts.Store(0)
-	p.observed.abandoned.Store(false)
-	p.observed.unreadable.Store(0)
-	p.observed.completed.Store(now)
-	p.observed.began.Store(true)
-	t.observer.notice()
-	p.renewed.Store(true)
-	select {
-	case t.renewed <- struct{}{}:
-	default:
-	}
-}
-
-// watch does what a new session calls for and a callback must not, until ctx is done.
-func (t *tunnel) watch(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-t.renewed:
+// renew does what new sessions call for and a callback must not.
+func (t *tunnel) renew() {
+	for _, p := range t.peers().all {
+		if p.renewed.Swap(false) && p.lost.Swap(false) {
+			t.stack.Resend(p.id)
 		}
-		for _, p := range t.peers().all {
-			if p.renewed.Swap(false) && p.lost.Swap(false) {
-				t.stack.Resend(p.id)
-			}
-		}
-		t.wake()
 	}
+	t.wake()
 }
 
 // wake lets those look again who wait for a session or on behalf of a peer.
@@ -337,13 +291,20 @@ func (t *tunnel) initiate(p *peer) {
 
 // initiateNow begins a handshake even if there was one just now, whoever began it.
 func (t *tunnel) initiateNow(p *peer) {
-	if t.now()-p.handshake.Load() < int64(device.RekeyTimeout) {
-		p.session.Store(0)
-		t.stack.SetSession(p.id, time.Time{})
-		p.expire()
+	defer t.observer.notice()
+	if t.now()-p.handshake.Load() >= int64(device.RekeyTimeout) {
+		t.initiate(p)
+		return
 	}
-	t.initiate(p)
-	t.observer.notice()
+	for range 2 {
+		p.expire()
+		begin := t.down(p.link)
+		t.initiate(p)
+		if p.initiated.Load() > begin {
+			return
+		}
+		// Between the two we have answered the peer, and the device's 5 s run again. That handshake counts as over too.
+	}
 }
 
 // silent is called when a peer owes an answer for too long: it may have restarted and forgotten our session. What it

@@ -3,19 +3,19 @@
 package wgnet_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"net"
 	"net/netip"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"example.com/wgnet/internal/testpeer"
 	"example.com/wgnet/wgnet"
+	"example.com/wgnet/wgnet/wgnettest"
 )
 
 func TestWaitPeer(t *testing.T) {
@@ -85,9 +85,9 @@ func TestWaitPeer(t *testing.T) {
 // Both sides begin a handshake at the same moment.
 func TestBothInitiate(t *testing.T) {
 	cfgA, cfgB := newConfig("10.0.0.1/24"), newConfig("10.0.0.2/24")
-	for _, cfg := range []*wgnet.Config{cfgA, cfgB} {
-		cfg.ListenPort = freePort(t)
-	}
+	cfgA.ListenPacket = inMemory(t)
+	cfgB.ListenPacket = cfgA.ListenPacket
+	cfgA.ListenPort, cfgB.ListenPort = 1, 2
 	addPeer(cfgA, "b", cfgB.PrivateKey.Public(), localhost(cfgB.ListenPort), "10.0.0.2/32")
 	addPeer(cfgB, "a", cfgA.PrivateKey.Public(), localhost(cfgA.ListenPort), "10.0.0.1/32")
 	a, b := newNet(t, cfgA), newNet(t, cfgB)
@@ -178,6 +178,8 @@ func TestSilenceOfUDP(t *testing.T) {
 // fault 25: the server is restarted with its key and port, and does not know where we are.
 func TestRestartedServer(t *testing.T) {
 	cfgA, cfgB := newConfig("10.0.0.1/24"), newConfig("10.0.0.2/24")
+	cfgA.ListenPacket = inMemory(t)
+	cfgB.ListenPacket = cfgA.ListenPacket
 	addPeer(cfgB, "a", cfgA.PrivateKey.Public(), "", "10.0.0.1/32")
 	start := func() *wgnet.Net {
 		b, err := wgnet.New(cfgB)
@@ -221,8 +223,9 @@ func TestRestartedServer(t *testing.T) {
 
 // Faults 25 and 26: a client is restarted at once, with a new port: an initiation within 20 ms of the last one is refused.
 func TestRestartedClient(t *testing.T) {
-	up := testpeer.New(t, testpeer.Options{})
 	cfg := newConfig("10.0.0.1/24", "fd00::1/64")
+	cfg.ListenPacket = inMemory(t)
+	up := testpeer.New(t, testpeer.Options{ListenPacket: cfg.ListenPacket})
 	if err := befriend(cfg, up); err != nil {
 		t.Fatal(err)
 	}
@@ -247,8 +250,9 @@ func TestRestartedClient(t *testing.T) {
 
 // An endpoint's name is resolved after a dial has begun: the dial need not wait for WireGuard's 5 s.
 func TestLateEndpoint(t *testing.T) {
-	up := testpeer.New(t, testpeer.Options{})
 	cfg := newConfig("10.0.0.1/24", "fd00::1/64")
+	cfg.ListenPacket = inMemory(t)
+	up := testpeer.New(t, testpeer.Options{ListenPacket: cfg.ListenPacket})
 	if err := befriend(cfg, up); err != nil {
 		t.Fatal(err)
 	}
@@ -281,61 +285,23 @@ func TestLateEndpoint(t *testing.T) {
 
 // On a path with a long round trip, an answer that takes more than 500 ms is no reason to give up a session each time.
 func TestLongPath(t *testing.T) {
-	cfgA, cfgB := newConfig("10.0.0.1/24"), newConfig("10.0.0.2/24")
-	addPeer(cfgB, "a", cfgA.PrivateKey.Public(), "", "10.0.0.1/32")
-	b := newNet(t, cfgB)
-	relay, count := newLongPath(t, b.ListenPort(), 300*time.Millisecond)
-	addPeer(cfgA, "b", b.PublicKey(), relay, "10.0.0.2/32")
-	a := newNet(t, cfgA)
-	if err := a.WaitPeer(testContext(t), b.PublicKey()); err != nil {
-		t.Fatal(err)
+	book := &logBook{}
+	network := wgnettest.NewUnstartedNetwork(t, wgnettest.Config{
+		Names: []string{"a", "b"}, Links: wgnettest.Link{Latency: 300 * time.Millisecond},
+	})
+	for _, node := range network.Nodes {
+		node.Config.Logger = slog.New(book)
 	}
-	before := count()
+	network.Start()
+	initiations := func() int { return len(book.find("handshake initiation sent")) }
+	before := initiations()
 	for range 3 {
-		if r, err := a.Ping(testContext(t), "b"); err != nil || r.RTT < 600*time.Millisecond {
+		r, err := network.Nodes[0].Net.Ping(testContext(t), "b")
+		if err != nil || r.RTT < 600*time.Millisecond {
 			t.Errorf("ping: %v, %v", r, err)
 		}
 	}
-	if now := count(); now > before+1 {
+	if now := initiations(); now > before+1 {
 		t.Errorf("%d handshakes for 3 pings", now-before)
 	}
-}
-
-// newLongPath makes a UDP relay to a port, which delays each way. It serves one client, and counts its handshake
-// initiations.
-func newLongPath(tb testing.TB, port uint16, delay time.Duration) (endpoint string, count func() int) {
-	tb.Helper()
-	pc, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		tb.Fatal(err)
-	}
-	server := netip.MustParseAddrPort(localhost(port))
-	var initiations atomic.Int32
-	var client netip.AddrPort // the last who sent, other than the server
-	done := make(chan struct{})
-	go func() { // ends when pc is closed
-		defer close(done)
-		buf := make([]byte, 1<<16)
-		for {
-			n, from, err := pc.ReadFromUDPAddrPort(buf)
-			if err != nil {
-				return
-			}
-			from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
-			to := client
-			if from != server {
-				client, to = from, server
-				if buf[0] == 1 {
-					initiations.Add(1)
-				}
-			}
-			packet := bytes.Clone(buf[:n])
-			time.AfterFunc(delay, func() { _, _ = pc.WriteToUDPAddrPort(packet, to) }) // it may find pc closed
-		}
-	}()
-	tb.Cleanup(func() {
-		_ = pc.Close()
-		<-done
-	})
-	return pc.LocalAddr().String(), func() int { return int(initiations.Load()) }
 }

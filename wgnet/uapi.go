@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"example.com/wgnet/internal/outer"
 )
 
 // The device is configured by text (https://www.wireguard.com/xplatform/#configuration-protocol). It is written here
@@ -41,6 +43,15 @@ func writeEndpoint(b *strings.Builder, p *peer) {
 	if e := p.endpoint.Load(); e != nil && e.addr.IsValid() {
 		fmt.Fprintf(b, "endpoint=%s\n", e.addr)
 	}
+}
+
+// uapiPin makes a peer that stays at its endpoint.
+func uapiPin(p *peer) string {
+	at := outer.NoEndpoint
+	if addr := p.resolved(); addr.IsValid() {
+		at = addr.String()
+	}
+	return fmt.Sprintf("public_key=%s\nendpoint=%s\n", p.PublicKey.hex(), at)
 }
 
 func uapiEndpoint(p *peer) string {

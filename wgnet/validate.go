@@ -71,6 +71,9 @@ func (c *Config) validateInterface(line locate) error {
 	case have6 && c.MTU < minMTU6:
 		return fail("MTU", 0, fmt.Errorf("%d is too small for the IPv6 address: it needs at least %d", c.MTU, minMTU6))
 	}
+	if 0 < c.ResolveInterval && c.ResolveInterval < minResolvePause {
+		return fail("ResolveInterval", 0, fmt.Errorf("%v is less than %v", c.ResolveInterval, minResolvePause))
+	}
 	return nil
 }
 
@@ -132,6 +135,8 @@ func (c *Config) validatePeers(line locate) error {
 			if _, err := parseEndpoint(p.Endpoint); err != nil {
 				return fail("Endpoint", 0, err)
 			}
+		} else if p.PinEndpoint {
+			return fail("PinEndpoint", 0, errors.New("there is no Endpoint to keep the peer at"))
 		}
 
 		if total += len(p.AllowedIPs); total > maxAllowedIPs {

@@ -107,36 +107,54 @@ func (b *bind) Send(bufs [][]byte, to conn.Endpoint) error {
 	if current == nil {
 		return net.ErrClosed
 	}
+	if !e.dst.IsValid() {
+		return errors.New("the peer's address is not known yet")
+	}
 	b.sockets.announce(e)
-	if n := dataMessages(bufs); n > 0 {
-		b.sockets.cfg.Sending()
-		defer b.sockets.cfg.Sent(n)
+	if len(bufs) == 1 && isResponse(bufs[0]) {
+		b.sockets.cfg.Response(bufs[0])
+	}
+	if first, n := dataMessages(bufs); n > 0 {
+		b.sockets.cfg.Sending(first)
+		defer b.sockets.cfg.Sent(first, n)
+		defer b.sockets.tellPath(e, first)
 	}
 	for sock := b.sockets.sock(); ; {
 		err := sock.send(bufs, e, current.done)
 		now := b.sockets.sock()
 		if now == sock || !errors.Is(err, net.ErrClosed) {
-			return err
+			return b.sockets.sent(sock, err, current)
 		}
 		sock = now // another has taken its place. What goes out twice is a replay to the peer.
 	}
 }
 
-// A data message is of type 4 and has a header of 16 bytes and a tag of 16; without content it is a keepalive (WireGuard
-// paper, section 5.4.6).
+// tellPath tells what the path takes, if a send of data has just learned that.
+func (s *Sockets) tellPath(e *endpoint, message []byte) {
+	if fits, ok := e.path.news(); ok {
+		s.cfg.PathMTU(message, fits)
+	}
+}
+
+// A handshake response is of type 2 (WireGuard paper, section 5.4.3). A data message is of type 4 and has a header of 16
+// bytes and a tag of 16; without content it is a keepalive (section 5.4.6).
 const (
-	dataMessage  = 4
-	keepaliveLen = 16 + 16
+	responseMessage = 2
+	responseLen     = 92
+	dataMessage     = 4
+	keepaliveLen    = 16 + 16
 )
 
-// dataMessages counts the messages that carry a packet.
-func dataMessages(bufs [][]byte) (n int) {
+// dataMessages returns the first message that carries a packet, and how many do.
+func dataMessages(bufs [][]byte) (first []byte, n int) {
 	for _, b := range bufs {
 		if isData(b) {
-			n++
+			if n++; n == 1 {
+				first = b
+			}
 		}
 	}
-	return n
+	return first, n
 }
 
 // countData is dataMessages for messages that begin buffers.
@@ -151,8 +169,19 @@ func countData(bufs [][]byte, sizes []int) (n int) {
 
 func isData(b []byte) bool { return len(b) > keepaliveLen && b[0] == dataMessage }
 
-// ParseEndpoint implements conn.Bind. s is "ip:port", with a zone for a link-local address.
+func isKeepalive(b []byte) bool { return len(b) == keepaliveLen && b[0] == dataMessage }
+
+func isResponse(b []byte) bool { return len(b) == responseLen && b[0] == responseMessage }
+
+// NoEndpoint is what ParseEndpoint makes an endpoint of to which nothing can be sent: for a peer that needs to have one
+// before its address is known.
+const NoEndpoint = "none"
+
+// ParseEndpoint implements conn.Bind. s is "ip:port", with a zone for a link-local address, or NoEndpoint.
 func (b *bind) ParseEndpoint(s string) (conn.Endpoint, error) {
+	if s == NoEndpoint {
+		return newEndpoint(endpointKey{}), nil
+	}
 	dst, err := netip.ParseAddrPort(s)
 	if err != nil {
 		return nil, err
@@ -168,7 +197,7 @@ func (r *session) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int,
 	s := r.sockets
 	s.receiving.Lock() // an earlier session's receive is on its way out
 	defer s.receiving.Unlock()
-	backOff, ignored := backOffMin, 0
+	backOff, ignored, failures := backOffMin, 0, 0
 	for {
 		s.backlog.wait(r.done, s.closed)
 		if isClosed(r.done) || isClosed(s.closed) {
@@ -180,11 +209,16 @@ func (r *session) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int,
 		case n > 0:
 			s.backlog.add(countData(bufs[:n], sizes))
 			s.received.add(receivedMessages(bufs[:n], sizes), time.Now())
+			s.reopening.pause = 0
+			s.tellKeepalives(bufs[:n], sizes)
 			return n, nil
 		case err == nil:
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			// Woken by a Close, ours or an earlier session's. Should this fail, so does the next receive.
+			// Woken by a Close, ours or an earlier session's, or by sends that fail. Should this fail, so does the next receive.
 			_ = sock.setReadDeadline(time.Time{})
+			if err := s.broken(sock); err != nil {
+				s.reopen(sock, err, r.done)
+			}
 		case isClosed(r.done) || isClosed(s.closed):
 		case sock != s.sock(): // another has taken its place
 		default:
@@ -199,6 +233,12 @@ func (r *session) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int,
 				}
 				continue
 			}
+			// What is closed, and not by us, was taken away: a system may do that while it sleeps.
+			if failures++; failures == maxFailures || errors.Is(err, net.ErrClosed) {
+				s.reopen(sock, err, r.done)
+				backOff, failures = backOffMin, 0
+				continue
+			}
 			r.wait(backOff)
 			backOff = min(2*backOff, backOffMax)
 		}
@@ -206,15 +246,7 @@ func (r *session) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int,
 }
 
 // wait returns after d, or when the session or the Sockets close.
-func (r *session) wait(d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-r.done:
-	case <-r.sockets.closed:
-	}
-}
+func (r *session) wait(d time.Duration) { r.sockets.sleep(d, r.done) }
 
 // LogLimit lets one log line of a kind pass every ten seconds, for those that an outsider can cause (fault 71). The zero
 // value is ready; it is safe for concurrent use.

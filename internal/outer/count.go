@@ -28,6 +28,15 @@ func (s *Sockets) AnnounceAgain() { s.announced.Add(1) }
 // It may leave out those of one second more.
 func (s *Sockets) Received() uint64 { return s.received.settled(time.Now()) }
 
+// tellKeepalives calls Config.Keepalive for those among the messages received.
+func (s *Sockets) tellKeepalives(bufs [][]byte, sizes []int) {
+	for i, b := range bufs {
+		if isKeepalive(b[:sizes[i]]) {
+			s.cfg.Keepalive(b[:sizes[i]])
+		}
+	}
+}
+
 // receivedMessages counts the messages of the form of a data message.
 func receivedMessages(bufs [][]byte, sizes []int) (n int) {
 	for i, b := range bufs {

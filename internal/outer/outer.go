@@ -10,7 +10,8 @@
 // Invariants:
 //   - at most one facade is open at a time;
 //   - a receive function fails only when its facade or the Sockets are closed, with [net.ErrClosed]: the device
-//     gives up its receive routine for good on other errors, so those are waited out here;
+//     gives up its receive routine for good on other errors, so those are waited out here, and a socket that is lost is
+//     replaced by another one on the same port;
 //   - Send never waits longer than sendTimeout, and a Close of the facade or of the Sockets ends its wait;
 //   - the port changes without the device's notice: a [Spare] takes the place of the socket under its facade;
 //   - addresses that the device or a user sees are never 4-in-6: mapped addresses exist inside a socket only.
@@ -40,16 +41,27 @@ type Config struct {
 	// ListenPacket, if not nil, opens the socket in the place of the system's: as [net.ListenConfig.ListenPacket], with
 	// "udp" and ":port". Control is not called then.
 	ListenPacket func(ctx context.Context, network, address string) (net.PacketConn, error)
-	// Sending and Sent, if not nil, are called before and after each Send of a facade that has data messages; Sent with
-	// their number, whether they got away or not. They must not block.
-	Sending func()
-	Sent    func(n int)
+	// Sending and Sent, if not nil, are called before and after each Send of a facade that has data messages, all of them
+	// to one peer, with the first of them as the device has given it; Sent also with their number, whether they got away
+	// or not. They must not block.
+	Sending func(message []byte)
+	Sent    func(message []byte, n int)
+	// PathMTU, if not nil, is called between these two when the system is found to know that the path takes no datagrams as
+	// large as those that were sent without fragments, with the size of the largest that it does take. Only Linux tells.
+	PathMTU func(message []byte, size int)
 	// MaxBacklog, if not 0, bounds the data messages that receive functions have returned and [Sockets.Delivered] was not
 	// told of. A batch may pass it.
 	MaxBacklog int
 	// Destination, if not nil, is called by the first Send to an endpoint, and again by the first one after each
 	// [Sockets.AnnounceAgain]: so it is called when a peer's datagrams begin to go elsewhere. It must not block.
 	Destination func()
+	// Lost, if not nil, is called when the socket has failed for good and another is to be opened, and Reopened once one
+	// has taken its place, perhaps on another port if any port was asked for. They must not block.
+	Lost     func(error)
+	Reopened func()
+	// Response, if not nil, is called with each handshake response before it is sent, and Keepalive with each message of
+	// a keepalive's form that has come, from whomever, before a receive function returns it. They must not block.
+	Response, Keepalive func(message []byte)
 	// Logger gets the network errors that are waited out, at a bounded rate. nil discards.
 	Logger *slog.Logger
 }
@@ -67,6 +79,8 @@ type Sockets struct {
 	announced atomic.Uint64
 	received  receivedCount
 	backlog   *backlog
+	reopening reopening
+	ctx       context.Context // of hooks that run on their own; Close ends it
 
 	// receiving serializes the receive functions of successive facades. It guards the sockets' receive state.
 	receiving sync.Mutex
@@ -80,21 +94,22 @@ type Sockets struct {
 type active struct {
 	socket
 	localPort uint16
+	asked     uint16 // 0: any port would have done
 }
 
 // Open opens the sockets. A taken port is an error at once, for which errors.Is finds [syscall.EADDRINUSE]. A host
 // without IPv6 gets an IPv4 socket.
 func Open(cfg Config) (*Sockets, error) {
-	sock, err := openSocket(cfg)
+	sock, err := openSocket(context.Background(), cfg)
 	if err != nil {
 		return nil, err
 	}
 	return newSockets(sock, cfg), nil
 }
 
-func openSocket(cfg Config) (socket, error) {
+func openSocket(ctx context.Context, cfg Config) (socket, error) {
 	if cfg.ListenPacket != nil {
-		pc, err := cfg.ListenPacket(context.Background(), "udp", ":"+strconv.Itoa(int(cfg.Port)))
+		pc, err := cfg.ListenPacket(ctx, "udp", ":"+strconv.Itoa(int(cfg.Port)))
 		if err != nil {
 			return nil, fmt.Errorf("listen for packets on port %d: %w", cfg.Port, err)
 		}
@@ -115,21 +130,33 @@ func openSocket(cfg Config) (socket, error) {
 // newSockets takes over sock.
 func newSockets(sock socket, cfg Config) *Sockets {
 	if cfg.Sending == nil {
-		cfg.Sending = func() {}
+		cfg.Sending = func([]byte) {}
 	}
 	if cfg.Sent == nil {
-		cfg.Sent = func(int) {}
+		cfg.Sent = func([]byte, int) {}
+	}
+	if cfg.PathMTU == nil {
+		cfg.PathMTU = func([]byte, int) {}
+	}
+	if cfg.Response == nil {
+		cfg.Response = func([]byte) {}
+	}
+	if cfg.Keepalive == nil {
+		cfg.Keepalive = func([]byte) {}
 	}
 	s := &Sockets{
 		cfg: cfg, log: logger(cfg.Logger), batch: sock.batchSize(), closed: make(chan struct{}),
 		backlog: newBacklog(cfg.MaxBacklog),
 	}
-	s.current.Store(&active{sock, sock.port()})
+	s.current.Store(&active{sock, sock.port(), cfg.Port})
 	s.announced.Store(1)
+	var cancel context.CancelFunc
+	s.ctx, cancel = context.WithCancel(context.Background())
 	s.close = sync.OnceValue(func() error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		close(s.closed)
+		cancel()
 		return s.sock().close()
 	})
 	return s

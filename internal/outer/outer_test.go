@@ -568,6 +568,7 @@ func TestOpenTakenPort(t *testing.T) {
 	}
 }
 
+// fault 23: a host without IPv6, and one without IPv4.
 func TestHostWithOneFamily(t *testing.T) {
 	for _, c := range []struct{ missing, ip, other string }{
 		{"udp6", "127.0.0.1", "::1"},
@@ -654,6 +655,17 @@ func TestParseEndpoint(t *testing.T) {
 	}
 }
 
+func TestNoEndpoint(t *testing.T) {
+	p := openBind(t, openSystem(t, Config{}).Bind())
+	e, err := p.bind.ParseEndpoint(NoEndpoint)
+	if err != nil || e.DstToString() != NoEndpoint || e.DstIP().IsValid() {
+		t.Fatalf("got %v, %v", e, err)
+	}
+	if err := p.bind.Send(datagrams(1), e); err == nil {
+		t.Error("something was sent to no address")
+	}
+}
+
 func TestWrongEndpointType(t *testing.T) {
 	p := openBind(t, openSystem(t, Config{}).Bind())
 	if err := p.bind.Send(datagrams(1), &conn.StdNetEndpoint{}); !errors.Is(err, conn.ErrWrongEndpointType) {
@@ -679,7 +691,7 @@ func TestEndpointCache(t *testing.T) {
 	if c.get(key(1)) != a {
 		t.Error("a second endpoint for the same addresses")
 	}
-	a.refuseSegmentation()
+	a.path.refuse(1424, 0)
 	a.ClearSrc()
 	if a.SrcIP().IsValid() {
 		t.Error("source after ClearSrc")
@@ -688,7 +700,7 @@ func TestEndpointCache(t *testing.T) {
 	if b == a || !b.SrcIP().IsValid() {
 		t.Error("a datagram after ClearSrc brings no source")
 	}
-	if b.segmentable() {
+	if b.path.segmentable(1424) {
 		t.Error("what is known of the path is forgotten")
 	}
 	for port := range uint16(3 * maxCachedEndpoints / 2) {

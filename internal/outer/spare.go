@@ -3,6 +3,7 @@
 package outer
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -13,6 +14,7 @@ import (
 type Spare struct {
 	sockets *Sockets
 	sock    socket // nil once used or closed
+	asked   uint16
 }
 
 // Prepare opens a socket on another port, as [Open] does, with its errors. The caller has to use or close it.
@@ -22,7 +24,7 @@ func (s *Sockets) Prepare(port uint16) (*Spare, error) {
 	}
 	cfg := s.cfg
 	cfg.Port = port
-	sock, err := openSocket(cfg)
+	sock, err := openSocket(context.Background(), cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -31,7 +33,7 @@ func (s *Sockets) Prepare(port uint16) (*Spare, error) {
 	if err := sock.setReadDeadline(longAgo); err != nil {
 		return nil, errors.Join(fmt.Errorf("set up UDP port %d: %w", port, err), sock.close())
 	}
-	return &Spare{sockets: s, sock: sock}, nil
+	return &Spare{sockets: s, sock: sock, asked: port}, nil
 }
 
 // Use puts the socket in the place of the one in use, which is closed; facades stay open. Datagrams that the old one
@@ -50,9 +52,9 @@ func (p *Spare) Use() error {
 			return err
 		}
 	}
-	old := s.current.Swap(&active{p.sock, p.sock.port()})
+	old := s.current.Swap(&active{p.sock, p.sock.port(), p.asked})
 	p.sock = nil
-	if err := old.close(); err != nil {
+	if err := old.close(); err != nil && !errors.Is(err, net.ErrClosed) { // one that was lost is closed
 		s.log.Warn("closing the old UDP socket failed", "port", old.localPort, "err", err)
 	}
 	return nil

@@ -140,18 +140,18 @@ func ExampleNetwork_SetLinks() {
 	}
 	defer conn.Close()
 	answered, tries := 0, 0
-	for i := range 50 {
+	for i := range 20 {
 		for answer := ""; answer != fmt.Sprint(i); tries++ { // the code under test: a client's retry
 			buf := make([]byte, 100)
 			fmt.Fprint(conn, i)
-			conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+			conn.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
 			size, _ := conn.Read(buf)
 			answer = string(buf[:size])
 		}
 		answered++
 	}
 	fmt.Println(answered, "questions answered, more tries than questions:", tries > answered)
-	// Output: 50 questions answered, more tries than questions: true
+	// Output: 20 questions answered, more tries than questions: true
 }
 
 // Two hosts, a ping.
@@ -162,4 +162,22 @@ func ExamplePair() {
 	reply, err := a.Ping(context.Background(), "b")
 	fmt.Println(reply.Addr, err)
 	// Output: 10.0.0.2 <nil>
+}
+
+// A benchmark of a server, on a path with 1 ms each way. In a test file, the function is a Benchmark of its own.
+func Example_benchmark() {
+	result := testing.Benchmark(func(b *testing.B) {
+		n := wgnettest.NewNetwork(b, wgnettest.Config{Names: []string{"client", "server"}})
+		defer handle(n.Nodes[1].Net, func() (string, error) { return "hello", nil })()
+		n.SetLinks(wgnettest.Link{Latency: time.Millisecond})
+		c := client(n.Nodes[0].Net, 10*time.Second)
+		for b.Loop() {
+			if answer, err := fetch(c, "http://server/"); answer != "200 OK: hello" {
+				b.Fatal(answer, err)
+			}
+		}
+	})
+	perOp := time.Duration(result.NsPerOp())
+	fmt.Println("a connection and a request take at least two round trips:", perOp >= 4*time.Millisecond)
+	// Output: a connection and a request take at least two round trips: true
 }

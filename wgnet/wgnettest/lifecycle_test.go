@@ -3,10 +3,13 @@
 package wgnettest_test
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -124,4 +127,98 @@ func TestNewFails(t *testing.T) {
 	if node.Net == nil || node.Net.ListenPort() != cfg.ListenPort {
 		t.Error("the port is not free again")
 	}
+}
+
+// fault 22: a port that is taken is an error and the old one still works, both ways; once it is free the change works, and
+// connections live on.
+func TestPortTaken(t *testing.T) {
+	t.Parallel()
+	n := wgnettest.NewNetwork(t, wgnettest.Config{Names: []string{"a", "b"}})
+	a, b := n.Nodes[0], n.Nodes[1]
+	serve(t, listen(t, a.Net, ":7"), echo)
+	serve(t, listen(t, b.Net, ":7"), echo)
+	out, in := dial(t, a.Net, "tcp", "b:7"), dial(t, b.Net, "tcp", "a:7")
+	const port = 1000
+	taken, err := a.ListenPacket(t.Context(), "udp", ":1000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := a.Config.Clone()
+	old := cfg.ListenPort
+	cfg.ListenPort = port
+	if err := a.Net.Apply(cfg); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("Apply with a port that is taken: %v", err)
+	}
+	if got := a.Net.ListenPort(); got != old {
+		t.Errorf("port %d, want the old one, %d", got, old)
+	}
+	exchange(t, out)
+	exchange(t, in)
+	if err := taken.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Net.Apply(cfg); err != nil {
+		t.Fatal(err)
+	}
+	if got := a.Net.ListenPort(); got != port {
+		t.Errorf("port %d, want %d", got, port)
+	}
+	exchange(t, out)
+	exchange(t, in)
+}
+
+// fault 23, as far as it is about a socket that stays: the network goes away under it, so that sending and receiving fail
+// with what is not temporary, and comes back.
+func TestNetworkGoesAway(t *testing.T) {
+	t.Parallel()
+	n := wgnettest.NewUnstartedNetwork(t, wgnettest.Config{Names: []string{"a", "b"}})
+	a, b := n.Nodes[0], n.Nodes[1]
+	var away atomic.Bool
+	inner := a.Config.ListenPacket
+	a.Config.ListenPacket = func(ctx context.Context, network, address string) (net.PacketConn, error) {
+		pc, err := inner(ctx, network, address)
+		return &outage{pc, &away}, err
+	}
+	n.Start()
+	serve(t, listen(t, b.Net, ":7"), echo)
+	c := dial(t, a.Net, "tcp", "b:7")
+	exchange(t, c)
+	for range 3 {
+		away.Store(true)
+		for _, ping := range []struct {
+			from *wgnettest.Node
+			to   string
+		}{{a, "b"}, {b, "a"}} {
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			if _, err := ping.from.Net.Ping(ctx, ping.to); err == nil {
+				t.Error("a ping arrives without a network")
+			}
+			cancel()
+		}
+		away.Store(false)
+		exchange(t, c)
+	}
+}
+
+// An outage is a socket whose network is away at times.
+type outage struct {
+	net.PacketConn
+	away *atomic.Bool
+}
+
+func (c *outage) WriteTo(b []byte, to net.Addr) (int, error) {
+	if c.away.Load() {
+		return 0, os.NewSyscallError("sendto", syscall.ENETUNREACH)
+	}
+	return c.PacketConn.WriteTo(b, to)
+}
+
+func (c *outage) ReadFrom(b []byte) (int, net.Addr, error) {
+	if !c.away.Load() {
+		size, from, err := c.PacketConn.ReadFrom(b)
+		if err != nil || !c.away.Load() {
+			return size, from, err
+		}
+	}
+	return 0, nil, os.NewSyscallError("recvfrom", syscall.ENETDOWN)
 }

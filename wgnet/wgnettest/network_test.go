@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -211,6 +212,71 @@ func TestCutAndHeal(t *testing.T) {
 	}
 	if s := n.Stats(c, b); s.Cut == 0 {
 		t.Errorf("nothing was cut: %+v", s)
+	}
+}
+
+// What weather does shows in the counters, and not in what a connection carries.
+func TestWeather(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name string
+		link wgnettest.Link
+		did  func(wgnettest.Stats) uint64
+	}{
+		{"loss", wgnettest.Link{Loss: 0.05}, func(s wgnettest.Stats) uint64 { return s.Lost }},
+		{"corruption", wgnettest.Link{Corrupt: 0.05}, func(s wgnettest.Stats) uint64 { return s.Corrupted }},
+		{"duplication", wgnettest.Link{Duplicate: 0.2, Copies: 3}, func(s wgnettest.Stats) uint64 { return s.Duplicated }},
+		{"reordering", wgnettest.Link{Reorder: 0.2}, func(s wgnettest.Stats) uint64 { return s.Reordered }},
+		{"a short queue", wgnettest.Link{Bandwidth: 20_000_000, Queue: 10_000}, func(s wgnettest.Stats) uint64 { return s.QueueDrops }},
+		{"jitter", wgnettest.Link{Latency: time.Millisecond, Jitter: time.Millisecond}, func(s wgnettest.Stats) uint64 { return s.Delivered }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			n := wgnettest.NewNetwork(t, wgnettest.Config{Names: []string{"a", "b"}, Seed: 1})
+			n.SetLink(n.Nodes[0], n.Nodes[1], c.link)
+			const size = 200_000
+			if got := transfer(t, connect(t, n.Nodes[0].Net, n.Nodes[1].Net, 1), size, func(int) {}); got < size {
+				t.Errorf("%d bytes arrived", got)
+			}
+			if s := n.Stats(n.Nodes[0], n.Nodes[1]); c.did(s) == 0 {
+				t.Errorf("nothing of it happened: %+v", s)
+			}
+		})
+	}
+}
+
+// A path with a smaller MTU takes small packets and swallows large ones, or refuses them where the sender can tell.
+func TestMTU(t *testing.T) {
+	t.Parallel()
+	n := wgnettest.NewNetwork(t, wgnettest.Config{Names: []string{"a", "b"}})
+	a, b := n.Nodes[0], n.Nodes[1]
+	pc, err := b.Net.ListenPacket("udp", ":9")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pc.Close()
+	conn := dial(t, a.Net, "udp", "b:9")
+	for _, refuse := range []bool{false, true} {
+		n.SetLink(a, b, wgnettest.Link{MTU: 1300, RefuseTooBig: refuse})
+		before := n.Stats(a, b).TooBig
+		if _, err := conn.Write(make([]byte, 1300)); err != nil { // 28 bytes of headers more inside, and 60 outside
+			t.Error(err)
+		}
+		// What is sent in one go with a datagram that is refused is lost with it.
+		for end := time.Now().Add(patience); n.Stats(a, b).TooBig == before; runtime.Gosched() {
+			if time.Now().After(end) {
+				t.Fatalf("refused %v: %+v", refuse, n.Stats(a, b))
+			}
+		}
+		if _, err := conn.Write(make([]byte, 1000)); err != nil {
+			t.Error(err)
+		}
+		if err := pc.SetReadDeadline(time.Now().Add(patience)); err != nil {
+			t.Fatal(err)
+		}
+		if got, _, err := pc.ReadFrom(make([]byte, 2000)); got != 1000 || err != nil {
+			t.Errorf("refused %v: %d bytes came, %v; want the small datagram only", refuse, got, err)
+		}
 	}
 }
 
