@@ -33,8 +33,8 @@ const (
 // private fields, each time with the endpoint's lock; if they are not what it knows, the stack does without RACK, with
 // which a timer can be missing, and segments keep their first size.
 //
-// The timer: a sender has to have one for as long as data is unacknowledged (RFC 6298, section 5.1). gVisor's arms one only
-// if it believes that packets are in flight (sender.Outstanding and postXmit in tcp/snd.go). It loses count of them in
+// The timer: a sender has to have one for as long as data is unacknowledged (RFC 6298, section 5.1). gVisor's arms one
+// only if it believes that packets are in flight (sender.Outstanding and postXmit in tcp/snd.go). It loses count of them in
 // RACK's recovery: what it sends again (rackControl.DoRecovery in tcp/rack.go) is above the highest retransmission that
 // SetPipe knows of, so it is not added, and its acknowledgment takes it off all the same. With the count at zero, the timer
 // gives way to a tail loss probe (RFC 8985, section 7), and is not armed after it. So where the end of a transfer is lost
@@ -51,7 +51,8 @@ type senderWatch struct {
 	timer   *time.Timer
 	revived atomic.Uint64 // how often a timer was missing
 
-	mu     sync.Mutex // guards closed, and is held by a round, for which close waits. Lock order: mu, gVisor's, the link's.
+	// mu guards closed, and is held by a round, for which close waits. Lock order: mu, gVisor's locks, link.mu.
+	mu     sync.Mutex
 	closed bool
 }
 
@@ -112,7 +113,8 @@ func (at *senderOffsets) look(ep *tcp.Endpoint) (underWay bool, expire func()) {
 	if sender == nil || *field[uint32](sender, at.unacked) == *field[uint32](sender, at.next) {
 		return false, nil
 	}
-	*field[uint32](endpoint, at.segment) = segmentSize(*field[int](sender, at.window)/segmentsInWindow, *field[int](sender, at.payload))
+	packets := *field[int](sender, at.window) / segmentsInWindow
+	*field[uint32](endpoint, at.segment) = segmentSize(packets, *field[int](sender, at.payload))
 	for _, timer := range at.timers {
 		if *field[int](sender, timer+at.state) == timerEnabled {
 			return true, nil
@@ -134,7 +136,7 @@ const timerEnabled = 2
 // senderOffsets are where gVisor has what look looks at.
 type senderOffsets struct {
 	sender, segment                uintptr    // in an endpoint
-	unacked, next, window, payload uintptr    // in a sender: the ends of what is under way, cwnd in packets, a packet's payload
+	unacked, next, window, payload uintptr    // in a sender: what is under way, and cwnd in packets of some payload
 	timers                         [3]uintptr // in a sender, that for retransmission first
 	state, callback                uintptr    // in a timer
 }
