@@ -65,8 +65,11 @@ func TestClock(t *testing.T) {
 		{"the process was stopped", []look{{11 * s, 11 * s, clockNews{slept: 10 * s}}}},
 		{"set forward", []look{{day + s, s, clockNews{slept: day}}}},
 		{"set back and left to itself", []look{
-			{-day + s, s, clockNews{setBack: day}}, {s, s, clockNews{}},
-			{day - 2*s, day - 2*s, clockNews{slept: day - 3*s}}, {s, s, clockNews{caughtUp: true}}, {s, s, clockNews{}},
+			{-day + s, s, clockNews{setBack: day}},
+			{s, s, clockNews{}},
+			{day - 2*s, day - 2*s, clockNews{slept: day - 3*s}},
+			{s, s, clockNews{caughtUp: true}},
+			{s, s, clockNews{}},
 		}},
 		{"set back and set right", []look{
 			{-day + s, s, clockNews{setBack: day}}, {s, s, clockNews{}}, {day + s, s, clockNews{slept: day, caughtUp: true}},
