@@ -222,7 +222,7 @@ func (g *Gateway) Shutdown(ctx context.Context) error {
 }
 
 // Close ends all flows, TCP connections with a reset, and returns when nothing of them is left. Flows that come later are
-// dropped. A second Close does nothing.
+// dropped. A second Close does nothing more. Control and the Logger's handler may not call it, since Serve calls them.
 func (g *Gateway) Close() error {
 	g.table.close()
 	for _, f := range g.table.flows() {

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -98,11 +99,11 @@ type pinger struct {
 	v6      bool
 	id      uint16         // of our requests, where the system does not choose it
 	reading sync.WaitGroup // the reader
+	told    atomic.Bool    // that there is no socket
 
 	mu     sync.Mutex // guards what follows
 	conn   net.PacketConn
 	raw    bool // conn is a raw socket
-	told   bool // that there is none
 	closed bool
 	next   uint16
 	oldest uint16           // the requests that wait are among oldest to next-1
@@ -115,36 +116,44 @@ func (p *pinger) init(g *Gateway, v6 bool) {
 	p.echoes, p.ofPeer = map[uint16]*echo{}, map[string]int{}
 }
 
-// open opens the socket if there is none. That it cannot is said once.
+// open opens the socket if there is none. That it cannot is said once. No lock is held in the user's code, so two may open
+// one at a time: the first stays.
 func (p *pinger) open() error {
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	have, closed := p.conn != nil, p.closed
+	p.mu.Unlock()
 	switch {
-	case p.closed:
+	case closed:
 		return errClosed
-	case p.conn != nil:
+	case have:
 		return nil
 	}
 	cfg := &p.gateway.cfg
+	raw := false
 	conn, err := listenPing(p.v6, cfg.Control)
 	if err != nil && cfg.RawPing {
+		raw = true
 		var rawErr error
-		if conn, rawErr = listenRawPing(p.v6, cfg.Control); rawErr == nil {
-			err, p.raw = nil, true
-		} else {
+		if conn, rawErr = listenRawPing(p.v6, cfg.Control); rawErr != nil {
 			err = errors.Join(err, rawErr)
+		} else {
+			err = nil
 		}
 	}
 	if err != nil {
-		if !p.told {
-			p.told = true
+		if !p.told.Swap(true) {
 			p.gateway.log.LogAttrs(context.Background(), slog.LevelWarn, "pings are refused: this host gives no socket for them. "+
 				"On Linux, have net.ipv4.ping_group_range include a group of this process, which is for IPv6 too; "+
 				"or set RawPing and give the process the capability CAP_NET_RAW", slog.Bool("ipv6", p.v6), slog.Any("error", err))
 		}
 		return err
 	}
-	p.conn = conn
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.conn != nil || p.closed {
+		return conn.Close()
+	}
+	p.conn, p.raw = conn, raw
 	p.reading.Go(func() { p.read(conn) }) // ends when conn is closed
 	return nil
 }
@@ -245,11 +254,12 @@ func (p *pinger) read(conn net.PacketConn) {
 			break
 		}
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	conn.Close()
+	p.mu.Lock()
 	p.conn = nil // the next request opens another one
-	if !p.closed {
+	closed := p.closed
+	p.mu.Unlock()
+	if !closed {
 		p.gateway.failed.log(p.gateway.log, slog.LevelWarn, "the socket for pings ended", nil, slog.Any("error", err))
 	}
 }

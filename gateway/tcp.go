@@ -24,6 +24,7 @@ func (g *Gateway) serveTCP(f *flow) error {
 	if err != nil {
 		return g.turnAway(f, err)
 	}
+	f.setIdle(g.cfg.TCPTransitoryTimeout) // for the handshake with the peer
 	inside, err := g.accept(f)
 	if err != nil {
 		relay.Reset(outside)

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"io"
 	"net"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 )
 
 const local = "allow to 127.0.0.0/8,::1 special\n"
@@ -155,5 +157,79 @@ func TestTCPDenied(t *testing.T) {
 		if s := g.Status(); s.Denied != 1 || s.Accepted != 0 {
 			t.Errorf("status %+v", s)
 		}
+	}
+}
+
+// TestTCPIdle: a connection on which nothing moves ends with a reset to both sides, sooner when one half has ended.
+func TestTCPIdle(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		cfg  Config
+		half bool
+	}{
+		{"established", Config{TCPIdleTimeout: 30 * time.Millisecond, TCPTransitoryTimeout: time.Hour}, false},
+		{"half closed", Config{TCPIdleTimeout: time.Hour, TCPTransitoryTimeout: 30 * time.Millisecond}, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			ended := make(chan struct{})
+			l := listenTCP(t, "127.0.0.1:0", func(*net.TCPConn) { <-ended })
+			g := newGateway(t, tc.cfg, local)
+			f := newFlow(t, "laptop", "tcp", l.Addr().String())
+			go func() { // ends with the gateway at the latest
+				defer close(ended)
+				g.Serve(f)
+			}()
+			c := f.accepted(t).(*net.TCPConn)
+			if tc.half {
+				if err := c.CloseWrite(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			waitFor(t, "the flow's end", ended)
+			if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("%v, want a reset", err)
+			}
+		})
+	}
+}
+
+// TestSlowReaders is fault 69 at small scale: clients that do not read hold up their targets, each its own alone.
+func TestSlowReaders(t *testing.T) {
+	const slow = 10
+	var written atomic.Int64
+	endless := listenTCP(t, "127.0.0.1:0", func(c *net.TCPConn) {
+		buf := make([]byte, 1<<16)
+		for {
+			n, err := c.Write(buf)
+			written.Add(int64(n))
+			if err != nil {
+				return
+			}
+		}
+	})
+	l := listenTCP(t, "127.0.0.1:0", echoTCP)
+	g := newGateway(t, Config{}, local)
+	for range slow {
+		f := newFlow(t, "slow", "tcp", endless.Addr().String())
+		serve(g, f)
+		f.accepted(t)
+	}
+	fast := newFlow(t, "fast", "tcp", l.Addr().String())
+	serve(g, fast)
+	c := fast.accepted(t)
+	for range 100 {
+		if got := exchange(t, c, []byte("x")); string(got) != "x" {
+			t.Fatalf("got %q", got)
+		}
+	}
+	// The system's buffers of both connections, of at most 4 and 6 MiB a side by default (tcp(7)), and our own.
+	if s := g.Status(); s.BytesIn > slow*20<<20 {
+		t.Errorf("%d bytes went to clients that read none", s.BytesIn)
+	}
+	if err := g.Close(); err != nil {
+		t.Error(err)
+	}
+	if n := written.Load(); n > slow*32<<20 {
+		t.Errorf("the targets have written %d bytes, to clients that read none", n)
 	}
 }

@@ -158,6 +158,19 @@ func (l *link) checkIdleLocked() {
 	}
 }
 
+// settle waits a moment until what can be sent was.
+func (l *link) settle() {
+	idle := make(chan struct{})
+	l.mu.Lock()
+	l.idle = idle
+	l.checkIdleLocked()
+	l.mu.Unlock()
+	l.flush(idle)
+	l.mu.Lock()
+	l.idle = nil
+	l.mu.Unlock()
+}
+
 // close lets every writer that waits for room go and empties the queues, but for control packets to peers with a
 // session: the RSTs by which the other sides learn of the end. If somebody counts what is sent, it waits for them a
 // moment. Then readers end. Call it once.
@@ -191,11 +204,15 @@ func (l *link) flush(idle <-chan struct{}) {
 func (l *link) stopQueues() <-chan struct{} {
 	l.readMu.Lock()
 	defer l.readMu.Unlock()
+	dropped := unsent{}
+	dropped.dropRest(&l.segmenter)
 	l.segmenter.drop()
 	for range l.reading.len() {
 		if pkt := l.reading.pop(); classify(pkt) == classControl {
+			dropped.correct(pkt)
 			l.reading.push(pkt)
 		} else {
+			dropped.drop(pkt)
 			pkt.DecRef()
 		}
 	}
@@ -209,7 +226,7 @@ func (l *link) stopQueues() <-chan struct{} {
 		if l.openLocked(q) {
 			but = classControl
 		}
-		q.empty(but)
+		q.empty(but, dropped)
 		left = left || q.size > 0
 	}
 	if !left || l.maxInFlight == 0 {

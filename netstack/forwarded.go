@@ -42,16 +42,17 @@ func (f *Flow) trackLocked(p *transitPacket) {
 // tunnel and must not be fragmented.
 func (t *transit) forward(p *transitPacket) bool {
 	mtu := int(t.stack.link.mtu)
-	size := len(p.b)
+	size, headers := len(p.b), 0
 	if p.mss > 0 {
-		size = p.ipLen + int(p.tcp().DataOffset()) + p.mss
+		headers = p.ipLen + int(p.tcp().DataOffset())
+		size = headers + p.mss
 	}
 	if size > mtu && !p.whole && (!isIPv4(p.b) || header.IPv4(p.b).Flags()&header.IPv4FlagDontFragment != 0) {
 		// RFC 1191, section 4; RFC 8200, section 5. A packet that came in fragments was not found too big by its sender.
 		return false
 	}
 	if p.mss > 0 {
-		t.stack.link.forward([][]byte{p.b}, p.mss)
+		t.stack.link.forward([][]byte{p.b}, min(p.mss, mtu-headers)) // where segments end means nothing to TCP
 	} else {
 		t.stack.link.forward(fragmented(p.b, mtu), 0)
 	}

@@ -207,7 +207,7 @@ func (l *link) retain(routes []Route) {
 	defer l.mu.Unlock()
 	for peer, q := range l.queues {
 		if !keep[peer] {
-			q.empty(classes)
+			q.empty(classes, nil)
 			l.refundLocked(q, q.inFlight)
 			delete(l.queues, peer)
 		}
@@ -285,7 +285,7 @@ func (l *link) unasked(again *time.Duration) (peers []PeerID) {
 		l.waiting = slices.DeleteFunc(l.waiting, func(q *peerQueue) bool {
 			if !l.openLocked(q) && now-q.pushed >= waitLimit {
 				l.dropped += uint64(q.size)
-				q.empty(classes)
+				q.empty(classes, nil)
 			}
 			switch due := q.asked + askPause; {
 			case q.size == 0 || l.openLocked(q):

@@ -151,18 +151,26 @@ func (q *peerQueue) popFrom(lane *fifo[queued]) *stack.PacketBuffer {
 	return p.pkt
 }
 
-// empty drops all packets but those of one class, or all (classes), and lets the writers go.
-func (q *peerQueue) empty(but packetClass) {
+// empty drops all packets but those of one class, or all (classes), and lets the writers go. What it drops is noted in
+// dropped, if that is not nil, and the resets among those that stay are made to follow what was sent.
+func (q *peerQueue) empty(but packetClass, dropped unsent) {
 	for i := range q.lanes {
 		lane := &q.lanes[i]
 		for range lane.len() {
-			if p := lane.pop(); p.class == but {
+			p := lane.pop()
+			if p.class == but {
+				if dropped != nil {
+					dropped.correct(p.pkt)
+				}
 				lane.push(p)
-			} else {
-				q.counts[p.class]--
-				q.size--
-				p.pkt.DecRef()
+				continue
 			}
+			if dropped != nil {
+				dropped.drop(p.pkt)
+			}
+			q.counts[p.class]--
+			q.size--
+			p.pkt.DecRef()
 		}
 	}
 	q.release()

@@ -97,7 +97,15 @@ type Stack struct {
 	closeOnce sync.Once
 	done      chan struct{} // closed when Close begins
 
-	addressMu sync.Mutex // held by SetAddresses. Lock order: addressMu, mu.
+	drainOnce sync.Once
+	draining  chan struct{} // closed when Drain begins
+	drained   atomic.Bool   // by Drain, with everything delivered
+
+	addressMu sync.Mutex // held by SetAddresses. Lock order: addressMu, mu; moveMu, mu; moveMu, transit.mu.
+	// moveMu is held while addresses change hands, from before the device knows of it until what was connected to them
+	// has ended. Who pins a connection to a peer holds it for reading.
+	moveMu sync.RWMutex
+	moving atomic.Bool // moveMu is held, for who may not wait
 
 	mu     sync.Mutex // guards dials and claims, and orders changes of routes
 	dials  map[*pendingDial]struct{}
@@ -129,7 +137,10 @@ func New(cfg Config) (*Stack, error) {
 	}
 
 	quiet()
-	s := &Stack{done: make(chan struct{}), dials: map[*pendingDial]struct{}{}, claims: map[*claim]struct{}{}}
+	s := &Stack{
+		done: make(chan struct{}), draining: make(chan struct{}),
+		dials: map[*pendingDial]struct{}{}, claims: map[*claim]struct{}{},
+	}
 	s.own.Store(own)
 	s.inbound.own = &s.own
 	s.silence = newSilenceWatch(&s.routes, cfg.Silent)
@@ -277,28 +288,27 @@ func (s *Stack) Sent(peer PeerID, n int) { s.link.sent(peer, n) }
 
 // Close ends the stack: its connections are aborted, its listeners closed, everything that waits returns
 // [net.ErrClosed]. It returns when all goroutines of the stack have ended. It is idempotent and may be called at any
-// moment. The other sides learn of it by the resets that the device still reads before it gets [os.ErrClosed].
+// moment. The other sides learn of it by the resets that the device still reads before it gets [os.ErrClosed]. After a
+// [Stack.Drain] that delivered everything there is nothing to tell them.
 func (s *Stack) Close() error {
 	s.closeOnce.Do(func() {
 		close(s.done)
 		s.silence.close()
+		if s.drained.Load() {
+			// Before the stack, whose resets would turn the orderly ends that the other sides have not read yet into errors.
+			s.link.settle()
+			s.link.close()
+		}
 		s.transit.close()
 		s.stack.Close()
-		s.link.close()
+		if !s.drained.Load() {
+			s.link.close()
+		}
 		s.stack.Wait()
 		s.transit.wait()
 		s.again.close()
 	})
 	return nil
-}
-
-// endpoints are all of gVisor's, the second stack's too.
-func (s *Stack) endpoints() []stack.TransportEndpoint {
-	all := s.stack.RegisteredEndpoints()
-	if transit := s.transit.tcpStack(); transit != nil {
-		all = append(all, transit.RegisteredEndpoints()...)
-	}
-	return all
 }
 
 // isLocal says whether packets to addr stay inside of the stack.

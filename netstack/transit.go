@@ -164,7 +164,7 @@ func (t *transit) handle(handler func(*Flow)) error {
 	tcp, busy, closed := t.tcp, t.handler != nil, t.closed
 	t.mu.Unlock()
 	switch {
-	case closed:
+	case closed, t.stack.Draining():
 		return net.ErrClosed
 	case busy:
 		return errors.New("there is a handler already: end it by HandleFlows(nil) first")
@@ -230,14 +230,13 @@ func (t *transit) receive(in *inboundPacket, b []byte, mss int) {
 
 // unasked counts a packet that nobody has asked for.
 func (t *transit) unasked(src, dst netip.Addr) {
-	peer, ok := t.stack.routes.Load().lookup(src)
-	if !ok {
-		return
-	}
 	t.mu.Lock()
-	t.peerLocked(peer).stats.Unhandled++
+	peer, ok := t.stack.routes.Load().lookup(src)
+	if ok {
+		t.peerLocked(peer).stats.Unhandled++
+	}
 	t.mu.Unlock()
-	if t.unhandled != nil && !t.told.Swap(true) {
+	if ok && t.unhandled != nil && !t.told.Swap(true) {
 		t.unhandled(peer, dst)
 	}
 }
@@ -286,7 +285,7 @@ func (t *transit) route(p *transitPacket) {
 // beginLocked begins a flow, if the packet may and there is room for it. The caller holds t.mu, as for all methods that
 // end in Locked.
 func (t *transit) beginLocked(p *transitPacket) *Flow {
-	if t.handler == nil || t.closed || !p.begins() || !p.checksumValid() {
+	if t.handler == nil || t.closed || t.stack.moving.Load() || !p.begins() || !p.checksumValid() {
 		return nil
 	}
 	routes := t.stack.routes.Load()
@@ -339,6 +338,7 @@ func (t *transit) makeRoomLocked(peer *flowPeer) bool {
 	return true
 }
 
+// peerLocked returns what is known of a peer, which must be in the table of routes now: rerouted takes it away again.
 func (t *transit) peerLocked(id PeerID) *flowPeer {
 	p := t.peers[id]
 	if p == nil {
@@ -421,18 +421,14 @@ func (t *transit) endLocked(cause error, over func(*Flow) bool) {
 }
 
 // rerouted ends the flows whose peers are not the same any more, and forgets peers that have no route.
-func (t *transit) rerouted(old, now *routeTable, routes []Route) {
-	keep := make(map[PeerID]bool, len(routes))
-	for _, r := range routes {
-		keep[r.Peer] = true
-	}
+func (t *transit) rerouted(old, now *routeTable) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.endLocked(syscall.ECONNRESET, func(f *Flow) bool {
 		return moved(old, now, f.key.src.Addr()) || f.hasTarget && moved(old, now, f.key.dst.Addr())
 	})
 	for id, p := range t.peers {
-		if !keep[id] {
+		if !now.serves(id) {
 			t.stats.add(p.stats)
 			delete(t.peers, id)
 		}
@@ -446,7 +442,9 @@ func (t *transit) readdressed(own *ownAddresses) {
 	tcp := t.tcp
 	t.mu.Unlock()
 	if tcp != nil {
-		resetEndpoints(tcp.stack, func(local, remote netip.Addr) bool { return own.has(local) || own.has(remote) })
+		resetEndpoints(tcp.stack.RegisteredEndpoints(), func(local, remote netip.Addr) bool {
+			return own.has(local) || own.has(remote)
+		}, true)
 	}
 }
 

@@ -608,6 +608,29 @@ func TestTransitStackIsSilent(t *testing.T) {
 	w.quiet(t)
 }
 
+// fault 24, for flows: nothing of a peer that has gone is kept but its counters' sum.
+func TestGonePeersLeaveNothing(t *testing.T) {
+	flows, handler := flowsOf()
+	s, w := newTransit(t, handler)
+	for i := range 50 {
+		s.SetRoutes(append(routes(netstack.PeerID(10+i), "10.0.0.2/32"), routes(peerC, "10.0.0.3/32")...))
+		w.send(rawUDP(addrB4, addrLAN4, 9, 53, nil), rawUDP(addrB4, addrC4, 9, 53, nil))
+		for range 2 {
+			if err := (<-flows).Forward(); err != nil && !errors.Is(err, syscall.ENETUNREACH) {
+				t.Fatal(err)
+			}
+		}
+	}
+	s.SetRoutes(nil)
+	stats, peers := s.FlowStats()
+	if stats.Forwarded != 50 || stats.Open+stats.Undecided != 0 || len(peers) != 0 {
+		t.Errorf("%+v, of peers %+v", stats, peers)
+	}
+	if keys, idle, _, buffered := s.FlowTable(); keys+idle+int(buffered) != 0 {
+		t.Errorf("%d keys, %d in the list, %d bytes", keys, idle, buffered)
+	}
+}
+
 // A peer that has taken up all flows pays with its own for another peer's.
 func TestFlowsAreShared(t *testing.T) {
 	s, w := newTransit(t, func(f *netstack.Flow) {

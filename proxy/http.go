@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log"
 	"log/slog"
 	"net"
@@ -161,17 +162,16 @@ func (h *httpProxy) connect(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	early := make([]byte, buffered.Reader.Buffered()) // what the client has sent already
-	_, err = buffered.Read(early[:len(early):len(early)])
-	if len(early) == 0 {
-		err = nil
-	}
-	if err = errors.Join(err, client.SetDeadline(time.Now().Add(h.HandshakeTimeout))); err == nil {
+	_, err = io.ReadFull(buffered, early)
+	soon := time.Now().Add(h.HandshakeTimeout)
+	if err = errors.Join(err, client.SetDeadline(soon), target.SetDeadline(soon)); err == nil {
 		_, err = client.Write([]byte("HTTP/1.1 200 Connection established\r\n\r\n"))
 	}
 	if err == nil {
 		_, err = target.Write(early)
 	}
-	if err = errors.Join(err, client.SetDeadline(time.Time{})); err != nil {
+	never := time.Time{}
+	if err = errors.Join(err, client.SetDeadline(never), target.SetDeadline(never)); err != nil {
 		relay.Reset(client)
 		relay.Reset(target)
 	} else {

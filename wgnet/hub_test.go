@@ -228,6 +228,25 @@ func statusNames(n *wgnet.Net) (names []string) {
 	return names
 }
 
+// A peer that nobody has heard of cannot be reached, and the client learns it at once.
+func TestHubTargetNeverHeard(t *testing.T) {
+	hub, phones := newPhoneHub(t, "anne")
+	never := wgnet.PeerConfig{Name: "never", PublicKey: wgnet.NewPrivateKey().Public(), AllowedIPs: prefixes("10.0.9.9/32")}
+	if err := hub.AddPeer(never); err != nil {
+		t.Fatal(err)
+	}
+	handle(t, hub, func(f *wgnet.Flow) {
+		err := f.Forward()
+		if oe := new(net.OpError); !errors.Is(err, syscall.EHOSTUNREACH) || !errors.As(err, &oe) || !strings.Contains(err.Error(), "never") {
+			t.Errorf("Forward: %v", err)
+		}
+		f.Refuse(err)
+	})
+	if _, err := phones[0].Net.DialContext(testContext(t), "tcp", "10.0.9.9:80"); !errors.Is(err, syscall.EHOSTUNREACH) {
+		t.Errorf("Dial: %v, want EHOSTUNREACH", err)
+	}
+}
+
 // Upstream's own code is the client: what it begins with addresses that are not ours is ours to decide, and it sees what
 // we say.
 func TestFlowsOfUpstream(t *testing.T) {
