@@ -18,7 +18,7 @@ import (
 // TestNoForeignTypes keeps the types of gVisor and wireguard-go out of what wgnet exports: both change without notice,
 // and wgnet's users must not.
 func TestNoForeignTypes(t *testing.T) {
-	for _, public := range []string{"/wgnet", "/wgnet/wgnettest"} {
+	for _, public := range []string{"/wgnet", "/wgnet/wghttp", "/wgnet/wgnettest"} {
 		for _, complaint := range foreignTypes(loadPackage(t, module+public)) {
 			t.Errorf("%s: hide it behind a type of ours or of the standard library", complaint)
 		}

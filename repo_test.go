@@ -53,6 +53,7 @@ var layers = []struct {
 	{".", nil},
 	{"wgnet", []string{module + "/netstack", module + "/pcapng", module + "/internal", wireguard, "golang.org/x"}},
 	{"wgnet/wgnettest", []string{module + "/wgnet", module + "/internal/memnet"}},
+	{"wgnet/wghttp", []string{module + "/wgnet"}},
 	{"netstack", []string{gvisor, wireguard + "/tun", module + "/internal"}},
 	{"gateway", []string{"golang.org/x/net", module + "/internal"}},
 	{"forward", []string{module + "/internal"}},
@@ -62,6 +63,7 @@ var layers = []struct {
 	{"internal/interop", nil},
 	{"internal/memnet", nil},
 	{"internal/netns", []string{"golang.org/x/sys"}},
+	{"internal/relay", nil},
 	{"internal/outer", []string{wireguard + "/conn", "golang.org/x"}},
 	{"internal/testpeer", []string{wireguard, gvisor}},
 }

@@ -45,6 +45,10 @@ func TestExamples(t *testing.T) {
 	t.Run("scene 1", testScene1)
 	t.Run("httpserver alone", testServerAlone)
 	t.Run("dialer alone", testDialerAlone)
+	t.Run("gateway alone", func(t *testing.T) { run(t, "gateway", 0, "hello, lan\n", "") })
+	t.Run("proxy alone", func(t *testing.T) {
+		run(t, "proxy", 0, "by socks5h: "+hello+"by http: "+hello, "SOCKS5 at 127.0.0.1:")
+	})
 	t.Run("usage", testUsage)
 }
 
@@ -208,24 +212,32 @@ func testUsage(t *testing.T) {
 	dial(t, 1, "", "usage: dialer", "-config", missing)
 	dial(t, 1, "", missing, "-config", missing, "http://10.0.0.2:9090")
 	dial(t, 0, "", "-config file", "-h")
+	run(t, "gateway", 1, "", missing, "-config", missing, "-rules", missing)
+	run(t, "proxy", 1, "", missing, "-config", missing)
 }
 
-// dial runs dialer and compares its exit code, its output, and a part of its errors.
+// dial runs dialer.
 func dial(t *testing.T, code int, stdout, stderr string, args ...string) {
 	t.Helper()
-	cmd := command(t, "dialer", args...)
+	run(t, "dialer", code, stdout, stderr, args...)
+}
+
+// run runs an example and compares its exit code, its output, and a part of its errors.
+func run(t *testing.T, name string, code int, stdout, stderr string, args ...string) {
+	t.Helper()
+	cmd := command(t, name, args...)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); cmd.ProcessState == nil {
 		t.Fatal(err)
 	}
 	if got := cmd.ProcessState.ExitCode(); got != code {
-		t.Errorf("dialer %q: exit code %d, want %d; it said:\n%s", args, got, code, errs.String())
+		t.Errorf("%s %q: exit code %d, want %d; it said:\n%s", name, args, got, code, errs.String())
 	}
 	if out.String() != stdout {
-		t.Errorf("dialer %q printed %q, want %q", args, out.String(), stdout)
+		t.Errorf("%s %q printed %q, want %q", name, args, out.String(), stdout)
 	}
 	if !strings.Contains(errs.String(), stderr) || stderr == "" && errs.Len() > 0 {
-		t.Errorf("dialer %q said %q, want %q in it", args, errs.String(), stderr)
+		t.Errorf("%s %q said %q, want %q in it", name, args, errs.String(), stderr)
 	}
 }

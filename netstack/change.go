@@ -17,17 +17,40 @@ import (
 // other side is not the same peer's any more: the first with ENETUNREACH or ECONNRESET, the others with ECONNRESET.
 // Before the first call, every address is peer 0's. Of two equal prefixes the last one counts.
 func (s *Stack) SetRoutes(routes []Route) {
+	_ = s.ChangeRoutes(routes, func() error { return nil })
+}
+
+// ChangeRoutes is SetRoutes together with a change of the device's peers, which take makes: no connection is taken for
+// one with a peer while the two disagree. What is connected to an address that changes hands ends before take is called,
+// so that nothing of it gets to the new peer; until the end no dial and no Accept returns. take must not dial,
+// listen or change routes. If it fails, the routes stay as they were, and so does what is not about such an address.
+func (s *Stack) ChangeRoutes(routes []Route, take func() error) error {
 	table := newRouteTable(routes)
+	s.moveMu.Lock()
+	defer s.moveMu.Unlock()
+	old := s.routes.Load()
+	over := func(_, remote netip.Addr) bool { return !s.isLocal(remote) && moved(old, table, remote) }
+	sweep := func(dialing bool) {
+		if old != nil && len(old.peers) > 0 {
+			s.reset(over, dialing)
+		}
+	}
+	s.moving.Store(true)
+	defer s.moving.Store(false)
+	sweep(false) // while a reset still gets to the one who had the address
+	s.transit.rerouted(old, table)
+	if err := take(); err != nil {
+		return err
+	}
 	s.mu.Lock()
-	old := s.routes.Swap(table)
+	s.routes.Store(table)
 	s.endDialsLocked(func(dst netip.Addr) bool { return moved(old, table, dst) })
 	s.mu.Unlock()
 	s.silence.retain(routes)
 	s.link.retain(routes)
-	s.transit.rerouted(old, table, routes)
-	if old != nil && len(old.peers) > 0 {
-		s.reset(func(_, remote netip.Addr) bool { return !s.isLocal(remote) && moved(old, table, remote) })
-	}
+	s.transit.forget(table)
+	sweep(true) // those who dial know by now why
+	return nil
 }
 
 // moved says whether addr was one peer's and is that peer's no more.
@@ -79,9 +102,9 @@ func (s *Stack) SetAddresses(prefixes []netip.Prefix) error {
 	s.mu.Unlock()
 	isGone := func(addr netip.Addr) bool { return old.has(addr) && !own.has(addr) }
 	onGone := func(local, remote netip.Addr) bool { return isGone(local) || isGone(remote) }
-	s.reset(onGone) // while a reset still has an address to be sent from
+	s.reset(onGone, true) // while a reset still has an address to be sent from
 	s.removeAddresses(gone)
-	s.reset(onGone) // what came in between
+	s.reset(onGone, true) // what came in between
 	return nil
 }
 
@@ -102,12 +125,12 @@ func (s *Stack) endDialsLocked(lost func(dst netip.Addr) bool) {
 }
 
 // reset aborts what has two ends and is said to be over, what waits to be accepted and what TCP is still delivering
-// included. It looks through all endpoints.
-func (s *Stack) reset(over func(local, remote netip.Addr) bool) {
-	endpoints := s.stack.RegisteredEndpoints()
-	if tcp := s.transit.tcpStack(); tcp != nil {
-		endpoints = append(endpoints, tcp.RegisteredEndpoints()...)
-	}
+// included, and if dialing is set, what is being dialed. It looks through all endpoints.
+func (s *Stack) reset(over func(local, remote netip.Addr) bool, dialing bool) {
+	resetEndpoints(s.endpoints(), over, dialing)
+}
+
+func resetEndpoints(endpoints []stack.TransportEndpoint, over func(local, remote netip.Addr) bool, dialing bool) {
 	for _, transport := range endpoints {
 		ep, ok := transport.(tcpip.Endpoint)
 		if !ok {
@@ -120,6 +143,9 @@ func (s *Stack) reset(over func(local, remote netip.Addr) bool) {
 		remote, ok := netip.AddrFromSlice(info.ID.RemoteAddress.AsSlice())
 		if !ok || remote.IsUnspecified() {
 			continue // a listener, or a packet conn
+		}
+		if info.TransProto == tcp.ProtocolNumber && !dialing && tcp.EndpointState(ep.State()) == tcp.StateSynSent {
+			continue
 		}
 		local, _ := netip.AddrFromSlice(info.ID.LocalAddress.AsSlice())
 		if over(local.Unmap(), remote.Unmap()) {

@@ -36,6 +36,19 @@ func (c *closingList) add(ep tcpip.Endpoint) {
 	}
 }
 
+// live are those that have not ended.
+func (c *closingList) live() map[*tcp.Endpoint]bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	list := make(map[*tcp.Endpoint]bool, len(c.queue))
+	for _, p := range c.queue {
+		if ep := p.Value(); ep != nil {
+			list[ep] = true
+		}
+	}
+	return list
+}
+
 func (c *closingList) push(ep *tcp.Endpoint) (abort []*tcp.Endpoint) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -83,6 +83,9 @@ func (d *Device) deliver(batch []inboundPacket) bool {
 			merge(view.AsSlice(), batch[:n])
 			data = buffer.MakeWithView(view)
 		}
+		if !batch[0].isSegment() {
+			d.stack.reopen(&batch[0])
+		}
 		pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: data})
 		delivered := d.stack.link.deliver(pkt, batch[0].proto, batch[0].isSegment())
 		pkt.DecRef()

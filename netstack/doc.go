@@ -14,6 +14,9 @@
 // The stack outlives the device: closing the device closes its facade only, and a second device may take over
 // with the connections still alive. [Stack.Close] ends the stack.
 //
+// What peers send to other addresses than the stack's own goes to the handler of [Stack.HandleFlows], which accepts,
+// forwards or refuses each [Flow]; without one it goes nowhere.
+//
 // The stack itself is gVisor's; connections, listeners, errors, deadlines and the link to the device are this
 // package's own, and behave as those of the net package do. Names and host strings are not its business: it
 // takes [net/netip] addresses. Package wgnet puts names, keys and peers on top.

@@ -59,6 +59,7 @@ func (s *Stack) InboundDropped() uint64 { return s.inbound.dropped.Load() }
 // LinkQueue is the state of the link's queue.
 type LinkQueue struct {
 	Stream, Datagram, Ack, Control int
+	Forwarded                      int
 	Dropped                        uint64
 	Waiting                        bool // a writer waits for room
 }
@@ -75,7 +76,7 @@ func (s *Stack) LinkQueue() LinkQueue {
 			c[class] += n
 		}
 	}
-	return LinkQueue{c[classStream], c[classDatagram], c[classAck], c[classControl], l.dropped, waiting}
+	return LinkQueue{c[classStream], c[classDatagram], c[classAck], c[classControl], c[classForwarded], l.dropped, waiting}
 }
 
 // SendRST puts an empty segment with the RST flag into the link's queue, as gVisor does.
@@ -140,6 +141,14 @@ func (s *Stack) SetFlowLimits(flows, peerFlows, undecided, peerUndecided, spared
 // ExpireFlows does what happens when so much time has passed without a packet.
 func (s *Stack) ExpireFlows(after time.Duration) { s.transit.expire(s.transit.now() + after) }
 
+// AgeFlows lets time go by for flows.
+func (s *Stack) AgeFlows(d time.Duration) {
+	t := s.transit
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.begin = t.begin.Add(-d)
+}
+
 // TransitEndpoints counts the TCP endpoints of the second stack.
 func (s *Stack) TransitEndpoints() int {
 	if tcp := s.transit.tcpStack(); tcp != nil {
@@ -170,3 +179,9 @@ const (
 	MaxFlowBuffered    = maxFlowBuffered
 	HeldPackets        = heldPackets
 )
+
+// Revived counts the retransmission timers that gVisor had not armed.
+func (s *Stack) Revived() uint64 { return s.again.revived.Load() }
+
+// KnowsSender says whether gVisor's private fields are those that the watch over retransmissions looks at.
+func KnowsSender() bool { return senderFields() != nil }

@@ -31,8 +31,9 @@ type Flow struct {
 	returned   bool // the handler
 	held       []transitPacket
 	heldSize   int
-	conn       *flowConn // an accepted one's, but for TCP
-	used       time.Duration
+	conn       *flowConn     // an accepted one's, but for TCP
+	used       time.Duration // when it last was, in transit's time
+	ranked     time.Duration // when it was last put at the end of the lists
 	inIdle     *list.Element // of transit.idle and peer.idle; nil if it may not be evicted
 	inPeerIdle *list.Element
 	tracked    tcpTrack // a forwarded one's
@@ -49,7 +50,7 @@ const (
 	flowEnded
 )
 
-// ErrDecided is the error of a second decision about a [Flow].
+// ErrDecided is the error of a second decision about a [Flow], or of one that comes after its handler has returned.
 var ErrDecided = errors.New("the flow was decided before")
 
 func newFlow(t *transit, key flowKey, id PeerID, peer *flowPeer) *Flow {
@@ -170,7 +171,7 @@ func (f *Flow) Refuse(reason error) {
 	}
 	f.peer.stats.Refused++
 	t.refuseLocked(f, &f.held[len(f.held)-1], reason)
-	f.endLocked(reason)
+	f.endLocked(ErrDecided)
 }
 
 // Drop leaves the other side without an answer. Its next packet begins another flow.
@@ -179,26 +180,21 @@ func (f *Flow) Drop() {
 	defer f.transit.mu.Unlock()
 	if f.state == flowUndecided {
 		f.peer.stats.Dropped++
-		f.endLocked(errDropped)
+		f.endLocked(ErrDecided)
 	}
 }
-
-var errDropped = errors.New("the flow was dropped")
 
 // decideLocked makes the decision if nobody has before. The caller holds transit.mu, as for all methods that end in Locked.
 func (f *Flow) decideLocked(state flowState) error {
 	switch f.state {
 	case flowUndecided:
 	case flowEnded:
-		if cause := context.Cause(f.ctx); cause != nil && !errors.Is(cause, errDropped) && !errors.Is(cause, errUndecided) {
-			return cause
-		}
-		return ErrDecided
+		return context.Cause(f.ctx)
 	default:
 		return ErrDecided
 	}
 	f.state = state
-	if state != flowAccepting { // which still is a handler's concern
+	if state != flowAccepting { // which counts as undecided until the handshake is done
 		f.openLocked()
 	}
 	return nil
@@ -212,7 +208,9 @@ func (f *Flow) openLocked() {
 	f.peer.stats.Open++
 }
 
+// evictableLocked lists the flow among those that may be evicted.
 func (f *Flow) evictableLocked() {
+	f.ranked = f.used
 	f.inIdle, f.inPeerIdle = f.transit.idle.PushBack(f), f.peer.idle.PushBack(f)
 }
 
@@ -248,10 +246,8 @@ func (f *Flow) releaseLocked() {
 // timeoutLocked is how long the flow may be idle; 0 means for ever.
 func (f *Flow) timeoutLocked() time.Duration {
 	switch {
-	case f.state == flowUndecided:
+	case f.state == flowUndecided, f.state == flowAccepting: // in its handshake, which the other side may have given up
 		return undecidedTimeout
-	case f.state == flowAccepting:
-		return undecidedTimeout // for the handshake, which the other side may have given up
 	case f.state != flowForwarded:
 		return 0
 	case f.key.proto == flowUDP:

@@ -38,29 +38,29 @@ func (f *Flow) trackLocked(p *transitPacket) {
 	}
 }
 
-// forward passes a packet on to the peer that serves its destination, and writes into it. It reports false if the packet
-// is too big for the tunnel and must not be fragmented.
+// forward passes a packet on to the peer that serves its destination. It reports false if the packet is too big for the
+// tunnel and must not be fragmented.
 func (t *transit) forward(p *transitPacket) bool {
 	mtu := int(t.stack.link.mtu)
-	size := len(p.b)
+	size, headers := len(p.b), 0
 	if p.mss > 0 {
-		size = p.ipLen + int(p.tcp().DataOffset()) + p.mss
+		headers = p.ipLen + int(p.tcp().DataOffset())
+		size = headers + p.mss
 	}
 	if size > mtu && !p.whole && (!isIPv4(p.b) || header.IPv4(p.b).Flags()&header.IPv4FlagDontFragment != 0) {
 		// RFC 1191, section 4; RFC 8200, section 5. A packet that came in fragments was not found too big by its sender.
 		return false
 	}
-	decrementTTL(p.b)
 	if p.mss > 0 {
-		t.stack.link.forward([][]byte{p.b}, p.mss)
+		t.stack.link.forward([][]byte{p.b}, min(p.mss, mtu-headers)) // where segments end means nothing to TCP
 	} else {
 		t.stack.link.forward(fragmented(p.b, mtu), 0)
 	}
 	return true
 }
 
-// decrementTTL takes one from the time to live or hop limit, and mends IPv4's checksum for it: the checksum is the
-// complement of a sum, so what is taken from a word is added to it, with the carry (RFC 1624, equation 3).
+// decrementTTL takes one from the time to live or hop limit of a header, and mends IPv4's checksum for it: the checksum is
+// the complement of a sum, of which the old word is taken away and to which the new one is added (RFC 1624, equation 3).
 func decrementTTL(b []byte) {
 	if !isIPv4(b) {
 		b[7]--
@@ -74,13 +74,14 @@ func decrementTTL(b []byte) {
 	binary.BigEndian.PutUint16(b[10:], ^uint16(sum))
 }
 
-// forward queues packets to another peer, which nobody waits for: past a bound they are dropped. With mss they are runs
-// of segments, which are cut again. It copies them.
+// forward queues copies of packets to another peer, a hop further. Nobody waits for them: past a bound they are dropped.
+// With mss they are runs of segments, which are cut again.
 func (l *link) forward(packets [][]byte, mss int) {
 	var list stack.PacketBufferList
 	defer list.DecRef()
 	for _, b := range packets {
 		pkt := packetBuffer(b)
+		decrementTTL(pkt.NetworkHeader().Slice())
 		if mss > 0 {
 			pkt.GSOOptions = stack.GSO{Type: stack.GSOTCPv6, NeedsCsum: true, MSS: uint16(mss)}
 			if isIPv4(b) {

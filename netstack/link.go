@@ -26,7 +26,8 @@ const maxSegment = 8 * 1420
 //   - every packet in a queue has one reference that the queue owns;
 //   - peers are served in turn, a batch or a segment each, so no peer's traffic waits for all of another's;
 //   - a peer without a session gets nothing into the device, where it would take 64 KiB a packet;
-//   - a queue that is not empty is in ready or in waiting, and what is there is looked at by the reader before it sleeps;
+//   - a queue that is not empty is in ready, in waiting, or in flying as one without credit, and what is there is looked at
+//     by the reader before it sleeps;
 //   - once closed, nothing is put into a queue and no writer waits for it;
 //   - nobody ever sends on a channel that may be closed: wake is never closed, ended is closed once.
 type link struct {
@@ -34,6 +35,7 @@ type link struct {
 	ended   chan struct{} // closed by close
 	wake    chan struct{} // holds one token when there may be something to read
 	silence *silenceWatch
+	again   *retransmitWatch
 	routes  *atomic.Pointer[routeTable]
 	taps    *tapList
 	begin   time.Time // where the link's time begins
@@ -43,14 +45,13 @@ type link struct {
 	maxInFlight int
 	// endpoints are gVisor's for IPv4 and IPv6 on this link. Set once, before the first packet.
 	endpoints map[tcpip.NetworkProtocolNumber]stack.NetworkEndpoint
-	// sending counts the sends under way: while there is one, it may just be slow.
-	sending atomic.Int32
 
-	// readMu guards reading, readingOf and segmenter, and lets one device's reader at a time copy. Lock order: readMu, mu.
-	readMu    sync.Mutex
-	reading   fifo[*stack.PacketBuffer] // taken out of a queue and not written yet
-	readingOf PeerID                    // whose queue that was
-	segmenter segmenter
+	// readMu guards reading, readingOf, readingMTU and segmenter, and lets one device's reader at a time copy. Lock order: readMu, mu.
+	readMu     sync.Mutex
+	reading    fifo[*stack.PacketBuffer] // taken out of a queue and not written yet
+	readingOf  PeerID                    // whose queue that was
+	readingMTU int                       // of the path to that peer, or 0
+	segmenter  segmenter
 
 	mu         sync.Mutex // guards what follows
 	queues     map[PeerID]*peerQueue
@@ -58,8 +59,9 @@ type link struct {
 	waiting    []*peerQueue     // those that have packets and no session
 	askAt      time.Duration    // when they are looked at next
 	taken      bool             // packets are out of their queues, and not written or not in inFlight yet
-	inFlight   int              // packets read and not sent yet
-	movedAt    time.Duration    // the last time that inFlight was changed
+	inFlight   int              // packets out of their queues and not sent yet: see flight.go
+	flying     []*peerQueue     // those that have packets in flight, and may have
+	lookAt     time.Duration    // when they are looked at next
 	idle       chan struct{}    // closed, and taken away, when nothing waits or is in flight. Nil when nobody asks.
 	closed     bool
 	dropped    uint64 // packets that found no place in their queue, or no peer
@@ -68,9 +70,9 @@ type link struct {
 
 func newLink(s *Stack, cfg Config) *link {
 	return &link{
-		mtu: uint32(cfg.MTU), ended: make(chan struct{}), wake: make(chan struct{}, 1), silence: s.silence, routes: &s.routes,
-		taps:  &s.taps,
-		begin: time.Now(), needSession: cfg.NeedSession, reads: cfg.Read, maxInFlight: cfg.MaxInFlight,
+		mtu: uint32(cfg.MTU), ended: make(chan struct{}), wake: make(chan struct{}, 1),
+		silence: s.silence, again: s.again, routes: &s.routes, taps: &s.taps, begin: time.Now(),
+		needSession: cfg.NeedSession, reads: cfg.Read, maxInFlight: cfg.MaxInFlight,
 		queues:    map[PeerID]*peerQueue{},
 		endpoints: map[tcpip.NetworkProtocolNumber]stack.NetworkEndpoint{},
 	}
@@ -125,6 +127,9 @@ func (l *link) pushLocked(pkt *stack.PacketBuffer, class packetClass) {
 		l.dropped++
 		return
 	}
+	if class == classStream {
+		l.again.sent()
+	}
 	q := l.queueLocked(peer)
 	if limit := class.limit(); limit > 0 && q.counts[class] >= limit {
 		l.dropped++
@@ -150,7 +155,7 @@ func (l *link) offerLocked(q *peerQueue, pushed bool) {
 		return
 	}
 	if l.openLocked(q) {
-		if !q.ready {
+		if !q.ready && l.hasCreditLocked(q) {
 			q.ready = true
 			l.ready.push(q)
 		}
@@ -186,7 +191,8 @@ func (l *link) setSession(peer PeerID, until time.Duration) {
 	}
 	q := l.queueLocked(peer)
 	q.session, q.asked = until, 0
-	l.offerLocked(q, false)
+	q.stalled = false
+	l.refundLocked(q, q.inFlight) // what the device kept back goes out with the new session, or never
 	l.mu.Unlock()
 	l.notify()
 }
@@ -201,7 +207,8 @@ func (l *link) retain(routes []Route) {
 	defer l.mu.Unlock()
 	for peer, q := range l.queues {
 		if !keep[peer] {
-			q.empty(classes)
+			q.empty(classes, nil)
+			l.refundLocked(q, q.inFlight)
 			delete(l.queues, peer)
 		}
 	}
@@ -278,7 +285,7 @@ func (l *link) unasked(again *time.Duration) (peers []PeerID) {
 		l.waiting = slices.DeleteFunc(l.waiting, func(q *peerQueue) bool {
 			if !l.openLocked(q) && now-q.pushed >= waitLimit {
 				l.dropped += uint64(q.size)
-				q.empty(classes)
+				q.empty(classes, nil)
 			}
 			switch due := q.asked + askPause; {
 			case q.size == 0 || l.openLocked(q):
@@ -298,14 +305,12 @@ func (l *link) unasked(again *time.Duration) (peers []PeerID) {
 	return peers
 }
 
-// take writes what there is and returns how many packets that were. If there is too much in flight already, it returns
-// after what time that may be taken for lost.
+// take writes what there is and returns how many packets that were. If none are, for there is too much in flight,
+// it returns after what time to look again whether that is lost.
 func (l *link) take(bufs [][]byte, sizes []int, offset int) (n int, pause time.Duration) {
 	l.readMu.Lock()
 	defer l.readMu.Unlock()
-	if pause := l.full(); pause > 0 {
-		return 0, pause
-	}
+	pause = l.checkLost()
 	counted := 0 // of the n packets
 	taps := l.taps.load()
 	for n < len(bufs) {
@@ -317,11 +322,14 @@ func (l *link) take(bufs [][]byte, sizes []int, offset int) (n int, pause time.D
 					break
 				}
 			}
-			l.segmenter.start(l.reading.pop())
+			l.segmenter.start(l.reading.pop(), l.readingMTU)
 		}
 		if size := l.segmenter.next(bufs[n][offset:]); size > 0 {
 			if taps != nil {
 				showTo(taps, TappedPacket{Data: bufs[n][offset : offset+size], Peer: l.readingOf, Known: true, Outbound: true})
+			}
+			if l.maxInFlight > 0 {
+				l.mark(bufs[n], l.readingOf)
 			}
 			sizes[n] = size
 			n++
@@ -331,12 +339,8 @@ func (l *link) take(bufs [][]byte, sizes []int, offset int) (n int, pause time.D
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.taken = l.reading.len() > 0 || l.segmenter.busy()
-	if l.maxInFlight > 0 && n > 0 {
-		l.inFlight += n
-		l.movedAt = l.now()
-	}
 	l.checkIdleLocked()
-	return n, 0
+	return n, pause
 }
 
 // count tells of n packets that were read, to the peer whose they are. The caller holds l.readMu.
@@ -351,14 +355,23 @@ func (l *link) count(n int) {
 func (l *link) refill(n int) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for l.ready.len() > 0 && l.reading.len() == 0 {
+	for l.ready.len() > 0 && l.reading.len() == 0 && !l.fullLocked() {
 		q := l.ready.pop()
 		q.ready = false
-		for open := l.openLocked(q); open && n > 0 && q.size > 0; {
+		room := n
+		if q.stalled {
+			room = min(room, 1)
+		}
+		l.forgetPathLocked(q)
+		charge := 0
+		for open := l.openLocked(q); open && charge < room && q.size > 0; {
 			pkt := q.pop()
-			n -= packetsIn(pkt)
+			charge += packetsIn(pkt, q.pathMTU)
 			l.reading.push(pkt)
-			l.readingOf, l.taken = q.peer, true
+			l.readingOf, l.readingMTU, l.taken = q.peer, q.pathMTU, true
+		}
+		if charge > 0 {
+			l.chargeLocked(q, charge)
 		}
 		l.offerLocked(q, false)
 	}

@@ -96,6 +96,17 @@ type peerQueue struct {
 	asked   time.Duration // when a session was last asked for; 0 is never
 
 	ready, waiting bool // in link.ready, in link.waiting
+
+	// See pathmtu.go.
+	pathMTU   int           // 0 if nothing is known
+	pathUntil time.Duration // when it is forgotten
+
+	// See flight.go.
+	inFlight int           // packets out of the queue and not sent yet
+	sending  int           // sends under way
+	movedAt  time.Duration // when a packet was last taken out or sent
+	stalled  bool          // what was in flight was taken for lost, and nothing was sent since
+	flying   bool          // in link.flying
 }
 
 func (q *peerQueue) push(pkt *stack.PacketBuffer, class packetClass) {
@@ -114,7 +125,7 @@ func (q *peerQueue) pop() *stack.PacketBuffer {
 		q.turn, q.spent = (q.turn+1)%lanes, 0
 	}
 	pkt := q.popFrom(&q.lanes[q.turn])
-	q.spent += packetsIn(pkt)
+	q.spent += packetsIn(pkt, q.pathMTU)
 	return pkt
 }
 
@@ -140,18 +151,26 @@ func (q *peerQueue) popFrom(lane *fifo[queued]) *stack.PacketBuffer {
 	return p.pkt
 }
 
-// empty drops all packets but those of one class, or all (classes), and lets the writers go.
-func (q *peerQueue) empty(but packetClass) {
+// empty drops all packets but those of one class, or all (classes), and lets the writers go. What it drops is noted in
+// dropped, if that is not nil, and the resets among those that stay are made to follow what was sent.
+func (q *peerQueue) empty(but packetClass, dropped unsent) {
 	for i := range q.lanes {
 		lane := &q.lanes[i]
 		for range lane.len() {
-			if p := lane.pop(); p.class == but {
+			p := lane.pop()
+			if p.class == but {
+				if dropped != nil {
+					dropped.correct(p.pkt)
+				}
 				lane.push(p)
-			} else {
-				q.counts[p.class]--
-				q.size--
-				p.pkt.DecRef()
+				continue
 			}
+			if dropped != nil {
+				dropped.drop(p.pkt)
+			}
+			q.counts[p.class]--
+			q.size--
+			p.pkt.DecRef()
 		}
 	}
 	q.release()
@@ -216,13 +235,13 @@ func laneOf(pkt *stack.PacketBuffer) int {
 	return icmpLane
 }
 
-// packetsIn is how many packets of the link's MTU a packet will be cut into.
-func packetsIn(pkt *stack.PacketBuffer) int {
-	mss := int(pkt.GSOOptions.MSS)
-	if pkt.GSOOptions.Type == stack.GSONone || mss == 0 {
+// packetsIn is how many packets of a path's MTU, or the link's if that is 0, a packet will be cut into.
+func packetsIn(pkt *stack.PacketBuffer, pathMTU int) int {
+	if pkt.GSOOptions.Type == stack.GSONone || pkt.GSOOptions.MSS == 0 {
 		return 1
 	}
-	return max(1, (pkt.Data().Size()+mss-1)/mss)
+	size := payloadSize(pkt, pathMTU)
+	return max(1, (pkt.Data().Size()+size-1)/size)
 }
 
 func classify(pkt *stack.PacketBuffer) packetClass {

@@ -35,7 +35,7 @@ type queueTest struct {
 
 func newQueueTest(tb testing.TB, gated bool, maxInFlight int) *queueTest {
 	s := &Stack{done: make(chan struct{})}
-	s.silence = newSilenceWatch(&s.routes, nil)
+	s.silence, s.again = newSilenceWatch(&s.routes, nil), newRetransmitWatch(nil)
 	q := &queueTest{tb: tb}
 	cfg := Config{MTU: DefaultMTU, MaxInFlight: maxInFlight}
 	if gated {
@@ -403,7 +403,7 @@ func TestGateCloses(t *testing.T) {
 					t.Fatalf("read %d packets, %v", len(list), err)
 				}
 				var wg sync.WaitGroup
-				q.sending.Add(1) // the device's, which takes its time
+				q.beginSend(1) // the device's, which takes its time
 				wg.Go(func() {
 					list, err := r.read() // the session ends while this waits for the batch to be sent
 					if want := sequence(100-maxWaiting, maxWaiting); !slices.Equal(numbers(list), want) || err != nil {
@@ -412,7 +412,7 @@ func TestGateCloses(t *testing.T) {
 				})
 				synctest.Wait()
 				test.end(q)
-				q.sent(batchSize)
+				q.sent(1, batchSize)
 				synctest.Wait()
 				if !slices.Equal(q.requests(), []PeerID{1}) {
 					t.Errorf("asked for %v, want for 1", q.requests())
@@ -496,13 +496,13 @@ func TestInFlight(t *testing.T) {
 		read := make(chan []got)
 		go func() { list, _ := r.read(); read <- list }() // ends with the send
 		synctest.Wait()
-		q.sending.Add(1)
-		q.sent(1)
+		q.beginSend(1)
+		q.sent(1, 1)
 		if n := len(<-read); n != batchSize {
 			t.Errorf("read %d packets after one was sent, want a batch", n)
 		}
-		q.sending.Add(1)
-		q.sent(1000)
+		q.beginSend(1)
+		q.sent(1, 1000)
 		if n := len(r.all()); n != 2*batchSize {
 			t.Errorf("read %d packets after too many were told as sent, want %d", n, 2*batchSize)
 		}
@@ -519,7 +519,7 @@ func TestInFlightIsGivenUp(t *testing.T) {
 		if n := len(r.poll()); n != batchSize {
 			t.Fatalf("read %d packets", n)
 		}
-		q.sending.Add(1)
+		q.beginSend(1)
 		begin := time.Now()
 		var took time.Duration
 		var wg sync.WaitGroup
@@ -532,10 +532,10 @@ func TestInFlightIsGivenUp(t *testing.T) {
 		if took != 0 {
 			t.Fatalf("gave up after %v, with a send under way", took)
 		}
-		q.sent(0)
+		q.sent(1, 0)
 		for i := range 20 {
 			time.Sleep(time.Millisecond)
-			q.datagrams(2, 5, i, 1)
+			q.datagrams(1, 5, i, 1)
 		}
 		wg.Wait()
 		if took < 400*time.Millisecond+stallPause || took > 400*time.Millisecond+2*stallPause {
@@ -583,8 +583,8 @@ func TestFlush(t *testing.T) {
 				fill(q)
 				r := q.reader()
 				for range before {
-					q.sending.Add(1)
-					q.sent(len(r.poll()))
+					q.beginSend(1)
+					q.sent(1, len(r.poll()))
 				}
 				var list []got
 				var wg sync.WaitGroup
@@ -597,9 +597,9 @@ func TestFlush(t *testing.T) {
 					if err != nil {
 						break
 					}
-					q.sending.Add(1)
+					q.beginSend(1)
 					time.Sleep(20 * time.Millisecond) // a slow send
-					q.sent(len(more))
+					q.sent(1, len(more))
 				}
 				wg.Wait()
 				if want := []int{1000}; before == 0 && !slices.Equal(numbers(list), want) {
@@ -685,8 +685,8 @@ func TestLinkUnderLoad(t *testing.T) {
 				list, err := r.read()
 				read.Add(int32(len(list)))
 				if len(list) > 0 && len(list) != 7 { // now and then the device drops some
-					q.sending.Add(1)
-					q.sent(len(list))
+					q.beginSend(list[0].peer)
+					q.sent(list[0].peer, len(list))
 				}
 				if err != nil {
 					return

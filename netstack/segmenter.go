@@ -40,8 +40,9 @@ type segmenter struct {
 	pseudoSum     uint16
 }
 
-// start takes the packet in, with the caller's reference. The one before must be done.
-func (s *segmenter) start(pkt *stack.PacketBuffer) {
+// start takes the packet in, with the caller's reference. The one before must be done. What is written of a TCP segment is
+// no larger than the path's MTU, if that is not 0.
+func (s *segmenter) start(pkt *stack.PacketBuffer, pathMTU int) {
 	views, skip := pkt.AsViewList()
 	s.pkt, s.view, s.skip = pkt, views.Front(), skip
 	s.left, s.ipLen = pkt.Size(), 0
@@ -53,10 +54,7 @@ func (s *segmenter) start(pkt *stack.PacketBuffer) {
 	s.ipLen, s.allLen = ipLen, ipLen+tcpLen
 	s.copy(s.header[:s.allLen])
 	s.left = pkt.Data().Size()
-	s.mss = int(pkt.GSOOptions.MSS)
-	if s.mss == 0 {
-		s.mss = s.left
-	}
+	s.mss = payloadSize(pkt, pathMTU)
 	ip, tcp := s.header[:ipLen], header.TCP(s.header[ipLen:s.allLen])
 	s.seq, s.last = tcp.SequenceNumber(), tcp.Flags()
 	s.pseudoSum = pseudoSum(ip)

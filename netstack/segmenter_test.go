@@ -198,7 +198,7 @@ func (p tcpPacket) buffered(mss int, released *atomic.Int32, viewSizes ...int) *
 
 // cut runs a packet through a segmenter.
 func cut(s *segmenter, pkt *stack.PacketBuffer) [][]byte {
-	s.start(pkt)
+	s.start(pkt, 0)
 	var packets [][]byte
 	for s.busy() {
 		dst := make([]byte, 1<<16)
@@ -383,7 +383,7 @@ func TestSegmenterDropsWhatDoesNotFit(t *testing.T) {
 		"datagram": completeBuffer(base4().wrap(17, pattern(1000)), &released),
 	} {
 		released.Store(0)
-		s.start(pkt)
+		s.start(pkt, 0)
 		if n := s.next(make([]byte, 1000)); n != 0 || s.busy() || released.Load() != 1 {
 			t.Errorf("%s: size %d, busy %v, released %d times", name, n, s.busy(), released.Load())
 		}
@@ -392,7 +392,7 @@ func TestSegmenterDropsWhatDoesNotFit(t *testing.T) {
 
 func newTestLink() *link {
 	s := &Stack{done: make(chan struct{})}
-	s.silence = newSilenceWatch(&s.routes, nil)
+	s.silence, s.again = newSilenceWatch(&s.routes, nil), newRetransmitWatch(nil)
 	return newLink(s, Config{MTU: DefaultMTU})
 }
 
@@ -511,7 +511,7 @@ func BenchmarkSegmenter(b *testing.B) {
 			b.SetBytes(int64(len(p.payload)))
 			b.ReportAllocs()
 			for b.Loop() {
-				s.start(pkt.IncRef())
+				s.start(pkt.IncRef(), 0)
 				for s.busy() {
 					s.next(dst)
 				}

@@ -72,8 +72,8 @@ type Config struct {
 	NeedSession func(PeerID)
 	// Read, if not nil, is told how many packets to a peer a Device.Read returns. It must not block.
 	Read func(peer PeerID, packets int)
-	// MaxInFlight, if not 0, bounds the packets that Device.Read has returned and [Stack.Sent] was not told of. A batch
-	// may pass it.
+	// MaxInFlight, if not 0, bounds the packets to each peer that Device.Read has returned and [Stack.Sent] was not told
+	// of. A batch may pass it. In all there may be four times as many.
 	MaxInFlight int
 	// Unhandled, if not nil, is told of the first packet of a peer that is for an address which is not the stack's own,
 	// while there is no handler for it: see [Stack.HandleFlows]. It must not block.
@@ -86,6 +86,7 @@ type Stack struct {
 	link    *link
 	inbound inbound
 	silence *silenceWatch
+	again   *retransmitWatch
 	transit *transit
 	closing closingList
 	taps    tapList
@@ -96,7 +97,15 @@ type Stack struct {
 	closeOnce sync.Once
 	done      chan struct{} // closed when Close begins
 
-	addressMu sync.Mutex // held by SetAddresses. Lock order: addressMu, mu.
+	drainOnce sync.Once
+	draining  chan struct{} // closed when Drain begins
+	drained   atomic.Bool   // by Drain, with everything delivered
+
+	addressMu sync.Mutex // held by SetAddresses. Lock order: addressMu, mu; moveMu, mu; moveMu, transit.mu.
+	// moveMu is held while addresses change hands, from before the device knows of it until what was connected to them
+	// has ended. Who pins a connection to a peer holds it for reading.
+	moveMu sync.RWMutex
+	moving atomic.Bool // moveMu is held, for who may not wait
 
 	mu     sync.Mutex // guards dials and claims, and orders changes of routes
 	dials  map[*pendingDial]struct{}
@@ -128,12 +137,13 @@ func New(cfg Config) (*Stack, error) {
 	}
 
 	quiet()
-	s := &Stack{done: make(chan struct{}), dials: map[*pendingDial]struct{}{}, claims: map[*claim]struct{}{}}
+	s := &Stack{
+		done: make(chan struct{}), draining: make(chan struct{}),
+		dials: map[*pendingDial]struct{}{}, claims: map[*claim]struct{}{},
+	}
 	s.own.Store(own)
 	s.inbound.own = &s.own
 	s.silence = newSilenceWatch(&s.routes, cfg.Silent)
-	s.link = newLink(s, cfg)
-	s.transit = newTransit(s, cfg)
 	s.stack = stack.New(stack.Options{
 		NetworkProtocols: []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
 		TransportProtocols: []stack.TransportProtocolFactory{
@@ -141,6 +151,9 @@ func New(cfg Config) (*Stack, error) {
 		},
 		HandleLocal: true,
 	})
+	s.again = newRetransmitWatch(s.endpoints)
+	s.link = newLink(s, cfg)
+	s.transit = newTransit(s, cfg)
 	if err := s.setUp(own); err != nil {
 		s.stack.Destroy()
 		return nil, err
@@ -200,7 +213,7 @@ func setOptions(st *stack.Stack) error {
 	sack := tcpip.TCPSACKEnabled(true)
 	congestion := tcpip.CongestionControlOption(tune.Congestion)
 	recovery := tcpip.TCPRACKLossDetection
-	if tune.Recovery == "sack" {
+	if tune.Recovery == "sack" || senderFields() == nil {
 		recovery = 0
 	}
 	// A port in TIME_WAIT may be taken again for a new connection after a second, as timestamps allow (RFC 6191);
@@ -261,25 +274,39 @@ func (s *Stack) SetSession(peer PeerID, until time.Time) {
 	s.link.setSession(peer, until.Sub(s.link.begin))
 }
 
-// Sending says that packets that Device.Read had returned are about to be sent. A call of Sent has to follow it.
-func (s *Stack) Sending() { s.link.sending.Add(1) }
+// PeerOf returns to whom a message goes that the WireGuard device has made of a packet of Device.Read, in the buffer that
+// it has read it into. It needs [Config.MaxInFlight]: then Read leaves a mark in each buffer, behind the longest message
+// that the MTU allows. It reports false for a message that is in no such buffer.
+func (s *Stack) PeerOf(message []byte) (PeerID, bool) { return s.link.peerOf(message) }
+
+// Sending says that packets to a peer that Device.Read had returned are about to be sent. A call of Sent has to follow it.
+func (s *Stack) Sending(peer PeerID) { s.link.beginSend(peer) }
 
 // Sent says that n of these packets have left, or more: see [Config.MaxInFlight]. What the device has dropped need not
-// be told: after 5 ms in which nothing is sent, what is in flight is taken for lost.
-func (s *Stack) Sent(n int) { s.link.sent(n) }
+// be told: after 5 ms in which nothing is sent to the peer, what is in flight to it is taken for lost.
+func (s *Stack) Sent(peer PeerID, n int) { s.link.sent(peer, n) }
 
 // Close ends the stack: its connections are aborted, its listeners closed, everything that waits returns
 // [net.ErrClosed]. It returns when all goroutines of the stack have ended. It is idempotent and may be called at any
-// moment. The other sides learn of it by the resets that the device still reads before it gets [os.ErrClosed].
+// moment. The other sides learn of it by the resets that the device still reads before it gets [os.ErrClosed]. After a
+// [Stack.Drain] that delivered everything there is nothing to tell them.
 func (s *Stack) Close() error {
 	s.closeOnce.Do(func() {
 		close(s.done)
 		s.silence.close()
+		if s.drained.Load() {
+			// Before the stack, whose resets would turn the orderly ends that the other sides have not read yet into errors.
+			s.link.settle()
+			s.link.close()
+		}
 		s.transit.close()
 		s.stack.Close()
-		s.link.close()
+		if !s.drained.Load() {
+			s.link.close()
+		}
 		s.stack.Wait()
 		s.transit.wait()
+		s.again.close()
 	})
 	return nil
 }

@@ -30,14 +30,15 @@ type TCPConn struct {
 	network string // as given to DialTCP or ListenTCP
 	// local and remote are fixed, and still known after the end.
 	local, remote netip.AddrPort
+	peer          pinned
 	onClose       func() // called by Close, if not nil. Set before anybody has the connection.
 }
 
 var _ net.Conn = (*TCPConn)(nil)
 
 // newTCPConn takes over a connected endpoint, also when it fails.
-func newTCPConn(st *Stack, network string, ep tcpip.Endpoint, wq *waiter.Queue, remote netip.AddrPort) (*TCPConn, error) {
-	c := &TCPConn{network: network, remote: remote}
+func newTCPConn(st *Stack, network string, ep tcpip.Endpoint, wq *waiter.Queue, remote netip.AddrPort, peer pinned) (*TCPConn, error) {
+	c := &TCPConn{network: network, remote: remote, peer: peer}
 	c.init(st, ep, wq)
 	c.local = c.localAddrPort()
 	if err := setKeepalive(ep, keepaliveIdle, keepaliveInterval, keepaliveCount); err != nil {

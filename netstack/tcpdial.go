@@ -40,6 +40,7 @@ func (s *Stack) dialTCP(ctx context.Context, network string, laddr, raddr netip.
 	if !s.reachable(raddr.Addr()) {
 		return nil, os.NewSyscallError("connect", syscall.ENETUNREACH)
 	}
+	peer := s.pin(raddr.Addr())
 
 	wq := new(waiter.Queue)
 	ep, err := s.stack.NewEndpoint(tcp.ProtocolNumber, protocolOf(raddr.Addr()), wq)
@@ -56,7 +57,25 @@ func (s *Stack) dialTCP(ctx context.Context, network string, laddr, raddr netip.
 		abort(ep)
 		return nil, err
 	}
-	return newTCPConn(s, network, ep, wq, raddr)
+	if err := s.keep(dial); err != nil {
+		abort(ep)
+		return nil, err
+	}
+	return newTCPConn(s, network, ep, wq, raddr, peer)
+}
+
+// keep says whether a dial that has succeeded is still good: a route that went meanwhile may have let another peer
+// answer, and a change that is under way is waited for.
+func (s *Stack) keep(dial *pendingDial) error {
+	s.moveMu.RLock()
+	defer s.moveMu.RUnlock()
+	switch {
+	case isClosed(dial.lost):
+		return s.lostRoute("connect", dial.dst)
+	case isClosed(s.draining):
+		return net.ErrClosed
+	}
+	return nil
 }
 
 // lostRoute is the error of what waits for an address that was taken from the peer that served it.
@@ -123,6 +142,8 @@ func (s *Stack) connect(ctx context.Context, ep tcpip.Endpoint, wq *waiter.Queue
 			return &contextError{ctx.Err()}
 		case <-dial.lost:
 			return s.lostRoute("connect", raddr.Addr())
+		case <-s.draining:
+			return net.ErrClosed
 		case <-s.done:
 			return net.ErrClosed
 		}
@@ -135,7 +156,7 @@ func (s *Stack) checkDial(ctx context.Context, proto, network string, laddr, rad
 		return err
 	}
 	switch {
-	case isClosed(s.done):
+	case s.ending():
 		return net.ErrClosed
 	case ctx.Err() != nil:
 		return &contextError{ctx.Err()}

@@ -32,6 +32,8 @@ type claim struct {
 	addr   netip.Addr // may be unspecified
 	port   uint16
 	v4, v6 bool
+
+	listener *TCPListener // nil before it listens
 }
 
 func (c *claim) overlaps(d *claim) bool {
@@ -93,7 +95,12 @@ func (s *Stack) listenClaimed(network string, laddr netip.AddrPort, claim *claim
 	l.addr = withWildcard(l.localAddrPort(), laddr.Addr())
 	s.mu.Lock()
 	claim.port = l.addr.Port() // nobody else can have a port that gVisor has just picked
+	claim.listener = l
 	s.mu.Unlock()
+	if isClosed(s.draining) {
+		_ = l.Close() // Drain may have done so
+		return nil, net.ErrClosed
+	}
 	return l, nil
 }
 
@@ -121,7 +128,7 @@ func (s *Stack) removeClaim(c *claim) {
 // checkListen finds what is wrong with a listener's or a packet conn's address. It returns laddr with the wildcard
 // to bind where it has none.
 func (s *Stack) checkListen(proto, network string, laddr netip.AddrPort) (netip.AddrPort, error) {
-	if isClosed(s.done) {
+	if s.ending() {
 		return laddr, net.ErrClosed
 	}
 	addr := laddr.Addr()
@@ -191,7 +198,7 @@ func (l *TCPListener) accept() (*TCPConn, error) {
 		ep, wq, err := l.ep.Accept(&remote)
 		switch err.(type) {
 		case nil:
-			return newTCPConn(l.stack, l.network, ep, wq, addrPort(remote))
+			return newTCPConn(l.stack, l.network, ep, wq, addrPort(remote), l.stack.pinAccepted(ep, addrPort(remote).Addr()))
 		case *tcpip.ErrWouldBlock:
 			if err := l.await(&l.read, nil); err != nil {
 				return nil, err

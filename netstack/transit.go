@@ -34,22 +34,6 @@ const (
 	transitoryTimeout  = 4 * time.Minute
 )
 
-// flowLimits bound the flows of all peers together and of each. Handlers that go on after their flow's end count as
-// undecided ones do: a handler holds a goroutine.
-type flowLimits struct {
-	flows, peerFlows         int
-	undecided, peerUndecided int
-	// spared is how many flows, or undecided ones, a peer may have when others have taken up all that there are. There
-	// may be twice as many then.
-	spared int
-	// peerBuffered bounds what waits in a peer's flows, in bytes: held packets, and datagrams that were not read.
-	peerBuffered int64
-}
-
-var defaultFlowLimits = flowLimits{
-	flows: 16_384, peerFlows: 4096, undecided: 4096, peerUndecided: 512, spared: 8, peerBuffered: 16 << 20,
-}
-
 // transit takes the packets for addresses that are not the stack's own. Each belongs to a flow: see [Flow].
 //
 // TCP connections that are accepted live in a second gVisor stack (transittcp.go), which has every address: one that has
@@ -67,6 +51,8 @@ type transit struct {
 	// used is set with the first handler and stays. Before, there are no flows.
 	used atomic.Bool
 
+	handleMu sync.Mutex // orders changes of handler. Lock order: handleMu, mu.
+
 	mu        sync.Mutex // guards what follows
 	handler   func(*Flow)
 	tcp       *transitTCP // nil before the first handler
@@ -81,42 +67,6 @@ type transit struct {
 
 	sweeps    sync.WaitGroup // the timer's calls
 	accepting sync.WaitGroup // handshakes of TCP under way
-}
-
-// flowPeer is what is known of one peer's flows. transit.mu guards it, but for buffered.
-type flowPeer struct {
-	stats     FlowStats
-	idle      list.List
-	open      int
-	undecided int
-	errors    bucket // of ICMP errors to the peer
-	buffered  atomic.Int64
-}
-
-// FlowStats counts flows: those that there are now, and what became of the others.
-type FlowStats struct {
-	// Open are accepted or forwarded, and Undecided wait for their handler, now.
-	Open, Undecided int
-	// Accepted, Forwarded, Refused and Dropped are decisions. Dropped has flows whose handler returned without one, or
-	// took longer than a minute.
-	Accepted, Forwarded, Refused, Dropped uint64
-	// Evicted flows were ended to make place for others.
-	Evicted uint64
-	// Capped packets would have begun a flow, and there were too many.
-	Capped uint64
-	// Unhandled packets were for addresses that are not the stack's own, and there was no handler.
-	Unhandled uint64
-}
-
-// add adds what is counted up.
-func (s *FlowStats) add(o FlowStats) {
-	s.Accepted += o.Accepted
-	s.Forwarded += o.Forwarded
-	s.Refused += o.Refused
-	s.Dropped += o.Dropped
-	s.Evicted += o.Evicted
-	s.Capped += o.Capped
-	s.Unhandled += o.Unhandled
 }
 
 func newTransit(s *Stack, cfg Config) *transit {
@@ -137,43 +87,51 @@ func (s *Stack) HandleFlows(handler func(*Flow)) error {
 	return s.transit.handle(handler)
 }
 
-// FlowStats returns the counters of all flows, and of each peer that has had any since it has a route.
-func (s *Stack) FlowStats() (all FlowStats, peers map[PeerID]FlowStats) {
-	t := s.transit
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	all, peers = t.stats, make(map[PeerID]FlowStats, len(t.peers))
-	for id, p := range t.peers {
-		all.add(p.stats)
-		all.Open += p.stats.Open
-		all.Undecided += p.stats.Undecided
-		peers[id] = p.stats
-	}
-	return all, peers
-}
-
 func (t *transit) handle(handler func(*Flow)) error {
+	t.handleMu.Lock()
+	defer t.handleMu.Unlock()
+	if handler == nil {
+		return t.unhandle()
+	}
 	t.mu.Lock()
-	defer t.mu.Unlock()
+	tcp, busy, closed := t.tcp, t.handler != nil, t.closed
+	t.mu.Unlock()
 	switch {
-	case t.closed:
+	case closed, t.stack.Draining():
 		return net.ErrClosed
-	case handler != nil && t.handler != nil:
+	case busy:
 		return errors.New("there is a handler already: end it by HandleFlows(nil) first")
-	case handler == nil:
-		t.handler = nil
-		t.told.Store(false)
-		t.endLocked(net.ErrClosed, func(f *Flow) bool { return f.state == flowUndecided || f.state == flowForwarded })
-		return nil
-	case t.tcp == nil:
-		tcp, err := newTransitTCP(t.stack)
-		if err != nil {
+	case tcp == nil:
+		var err error
+		if tcp, err = newTransitTCP(t.stack); err != nil {
 			return err
 		}
-		t.tcp = tcp
 	}
-	t.handler = handler
-	t.used.Store(true)
+	t.mu.Lock()
+	if closed = t.closed; !closed {
+		t.tcp, t.handler = tcp, handler
+		t.used.Store(true)
+	}
+	lost := closed && t.tcp == nil // close has not seen it
+	t.mu.Unlock()
+	if lost {
+		tcp.stack.Destroy()
+	}
+	if closed {
+		return net.ErrClosed
+	}
+	return nil
+}
+
+func (t *transit) unhandle() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return net.ErrClosed
+	}
+	t.handler = nil
+	t.told.Store(false)
+	t.endLocked(net.ErrClosed, func(f *Flow) bool { return f.state == flowUndecided || f.state == flowForwarded })
 	return nil
 }
 
@@ -205,14 +163,13 @@ func (t *transit) receive(in *inboundPacket, b []byte, mss int) {
 
 // unasked counts a packet that nobody has asked for.
 func (t *transit) unasked(src, dst netip.Addr) {
-	peer, ok := t.stack.routes.Load().lookup(src)
-	if !ok {
-		return
-	}
 	t.mu.Lock()
-	t.peerLocked(peer).stats.Unhandled++
+	peer, ok := t.stack.routes.Load().lookup(src)
+	if ok {
+		t.peerLocked(peer).stats.Unhandled++
+	}
 	t.mu.Unlock()
-	if t.unhandled != nil && !t.told.Swap(true) {
+	if ok && t.unhandled != nil && !t.told.Swap(true) {
 		t.unhandled(peer, dst)
 	}
 }
@@ -261,7 +218,7 @@ func (t *transit) route(p *transitPacket) {
 // beginLocked begins a flow, if the packet may and there is room for it. The caller holds t.mu, as for all methods that
 // end in Locked.
 func (t *transit) beginLocked(p *transitPacket) *Flow {
-	if t.handler == nil || t.closed || !p.begins() || !p.checksumValid() {
+	if t.handler == nil || t.closed || t.stack.moving.Load() || !p.begins() || !p.checksumValid() {
 		return nil
 	}
 	routes := t.stack.routes.Load()
@@ -291,51 +248,6 @@ func (t *transit) beginLocked(p *transitPacket) *Flow {
 	return f
 }
 
-// makeRoomLocked reports whether another flow of a peer may begin. It evicts one if that helps.
-func (t *transit) makeRoomLocked(peer *flowPeer) bool {
-	l := &t.limits
-	switch {
-	case peer.undecided >= l.peerUndecided, t.undecided >= l.undecided && (peer.undecided >= l.spared || t.undecided >= 2*l.undecided):
-		return false
-	case peer.open < l.peerFlows && t.open < l.flows:
-		return true
-	}
-	longest := &t.idle
-	if peer.open >= l.peerFlows || peer.open > l.flows/len(t.peers) {
-		longest = &peer.idle // who takes more than a fair share pays for it
-	}
-	e := longest.Front()
-	if e == nil { // accepted TCP connections are all there are
-		return peer.open < l.spared && t.open < 2*l.flows
-	}
-	f := e.Value.(*Flow)
-	f.peer.stats.Evicted++
-	f.endLocked(syscall.ECONNABORTED)
-	return true
-}
-
-func (t *transit) peerLocked(id PeerID) *flowPeer {
-	p := t.peers[id]
-	if p == nil {
-		p = &flowPeer{}
-		t.peers[id] = p
-	}
-	return p
-}
-
-// touchLocked notes that a flow is in use. That it waits for a decision is counted from its beginning.
-func (t *transit) touchLocked(f *Flow) {
-	if f.state == flowUndecided || f.state == flowAccepting {
-		return
-	}
-	now := t.now()
-	if f.inIdle != nil && now-f.used > time.Second { // exact enough, and cheap
-		t.idle.MoveToBack(f.inIdle)
-		f.peer.idle.MoveToBack(f.inPeerIdle)
-	}
-	f.used = now
-}
-
 // decide runs the handler.
 func (t *transit) decide(f *Flow, handler func(*Flow)) {
 	handler(f)
@@ -344,7 +256,7 @@ func (t *transit) decide(f *Flow, handler func(*Flow)) {
 	f.returned = true
 	if f.state == flowUndecided {
 		f.peer.stats.Dropped++
-		f.endLocked(errUndecided)
+		f.endLocked(ErrDecided)
 		return
 	}
 	if f.state == flowEnded {
@@ -379,7 +291,7 @@ func (t *transit) expire(now time.Duration) {
 	t.endLocked(syscall.ETIMEDOUT, func(f *Flow) bool {
 		limit := f.timeoutLocked()
 		over := limit > 0 && now-f.used >= limit
-		if over && f.state == flowUndecided {
+		if over && (f.state == flowUndecided || f.state == flowAccepting) {
 			f.peer.stats.Dropped++
 		}
 		return over
@@ -395,30 +307,26 @@ func (t *transit) endLocked(cause error, over func(*Flow) bool) {
 	}
 }
 
-// rerouted ends the flows whose peers are not the same any more, and forgets peers that have no route.
-func (t *transit) rerouted(old, now *routeTable, routes []Route) {
-	keep := make(map[PeerID]bool, len(routes))
-	for _, r := range routes {
-		keep[r.Peer] = true
-	}
+// rerouted ends the flows whose peers will not be the same any more. Until the routes are the new ones, none begins.
+func (t *transit) rerouted(old, now *routeTable) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.endLocked(syscall.ECONNRESET, func(f *Flow) bool {
 		return moved(old, now, f.key.src.Addr()) || f.hasTarget && moved(old, now, f.key.dst.Addr())
 	})
-	for id, p := range t.peers {
-		if !keep[id] {
-			t.stats.add(p.stats)
-			delete(t.peers, id)
-		}
-	}
 }
 
 // readdressed ends the flows with addresses that have become the stack's own.
 func (t *transit) readdressed(own *ownAddresses) {
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	t.endLocked(syscall.ECONNRESET, func(f *Flow) bool { return own.has(f.key.src.Addr()) || own.has(f.key.dst.Addr()) })
+	tcp := t.tcp
+	t.mu.Unlock()
+	if tcp != nil {
+		resetEndpoints(tcp.stack.RegisteredEndpoints(), func(local, remote netip.Addr) bool {
+			return own.has(local) || own.has(remote)
+		}, true)
+	}
 }
 
 // sockets are the flows that the program has accepted and not closed.
@@ -459,9 +367,6 @@ func (t *transit) wait() {
 		tcp.stack.Wait()
 	}
 }
-
-// errUndecided is why a flow ended that no handler has decided about.
-var errUndecided = errors.New("the handler has returned without a decision")
 
 // validTransit says whether a packet may go on to another host: its addresses must have a meaning beyond one link (RFC
 // 3927, section 2.7; RFC 4291, section 2.5.6; RFC 1122, section 3.2.1.3). Others were refused before.

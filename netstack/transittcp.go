@@ -28,7 +28,9 @@ type transitTCP struct {
 	forwarder *tcp.Forwarder
 	endpoints map[tcpip.NetworkProtocolNumber]stack.NetworkEndpoint // never changed
 
-	mu      sync.Mutex // guards waiting
+	// mu guards waiting and what is in it. It is held while the forwarder looks at a SYN, which waits for nobody: a SYN that
+	// came again must not be taken for the one that accept has sent.
+	mu      sync.Mutex
 	waiting map[stack.TransportEndpointID]*acceptance
 }
 
@@ -184,7 +186,7 @@ func (x *transitTCP) accept(ctx context.Context, key flowKey, syn []byte) (tcpip
 			case res.err != nil && ctx.Err() != nil:
 				return nil, nil, context.Cause(ctx)
 			case res.err != nil:
-				return nil, nil, sysError("accept", res.err)
+				return nil, nil, acceptError(res.err)
 			}
 			return res.ep, wq, nil
 		case <-end:
@@ -199,6 +201,14 @@ func (x *transitTCP) accept(ctx context.Context, key flowKey, syn []byte) (tcpip
 	}
 }
 
+// acceptError is why the handshake failed: what would be a refusal for who dials is a reset for who is dialed.
+func acceptError(err tcpip.Error) error {
+	if _, refused := err.(*tcpip.ErrConnectionRefused); refused {
+		err = &tcpip.ErrConnectionReset{}
+	}
+	return sysError("accept", err)
+}
+
 // acceptTCP is Flow.Accept for TCP.
 func (t *transit) acceptTCP(f *Flow) (*TCPConn, error) {
 	t.mu.Lock()
@@ -207,13 +217,13 @@ func (t *transit) acceptTCP(f *Flow) (*TCPConn, error) {
 		return nil, err
 	}
 	f.used = t.now()
-	syn := f.held[len(f.held)-1].b
+	syn, tcp := f.held[len(f.held)-1].b, t.tcp
 	f.releaseLocked()
 	t.accepting.Add(1)
 	t.mu.Unlock()
 	defer t.accepting.Done()
 
-	ep, wq, err := t.tcp.accept(f.ctx, f.key, syn)
+	ep, wq, err := tcp.accept(f.ctx, f.key, syn)
 	if err != nil {
 		t.mu.Lock()
 		defer t.mu.Unlock()
@@ -223,7 +233,9 @@ func (t *transit) acceptTCP(f *Flow) (*TCPConn, error) {
 		}
 		return nil, err
 	}
-	c, err := newTCPConn(t.stack, "tcp", ep, wq, f.key.src)
+	c, err := newTCPConn(t.stack, "tcp", ep, wq, f.key.src, pinned{f.Peer(), true})
+	t.stack.moveMu.RLock() // a change of routes that is under way may end the flow
+	defer t.stack.moveMu.RUnlock()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if err == nil && f.state == flowEnded {

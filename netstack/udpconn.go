@@ -30,6 +30,7 @@ type UDPConn struct {
 	socket
 	network       string // as given, which bounds the family of WriteTo
 	local, remote netip.AddrPort
+	peer          pinned // of a connected one
 }
 
 var (
@@ -67,11 +68,12 @@ func (s *Stack) dialUDP(ctx context.Context, network string, laddr, raddr netip.
 			return nil, s.failed("bind", err)
 		}
 	}
-	if err := ep.Connect(fullAddress(raddr)); err != nil {
+	peer, err := s.connectUDP(ep, raddr)
+	if err != nil {
 		ep.Close()
 		return nil, s.failed("connect", err)
 	}
-	c := &UDPConn{network: network, remote: raddr}
+	c := &UDPConn{network: network, remote: raddr, peer: peer}
 	c.init(s, ep, wq)
 	c.local = c.localAddrPort()
 	return c, nil

@@ -189,10 +189,17 @@ func (n *Net) tryChange(next *Config, spare *outer.Spare) error {
 		err = n.stack.SetAddresses(next.Addresses)
 	}
 	if err == nil {
-		if rekey {
-			err = n.tunnel.swap(engine, devs)
+		take := func() error {
+			err := n.tunnel.take(c, engine, devs)
+			if err == nil {
+				n.state.Store(now) // before a connection is pinned to a peer that is new in it
+			}
+			return err
+		}
+		if c.reroutes() {
+			err = n.stack.ChangeRoutes(now.peers.routes(), take)
 		} else {
-			err = n.tunnel.alter(c, devs)
+			err = take()
 		}
 		if err != nil && moved {
 			err = errors.Join(err, n.stack.SetAddresses(old.config.Addresses))
@@ -216,15 +223,25 @@ func (n *Net) tryChange(next *Config, spare *outer.Spare) error {
 		// They learn of the port by a packet from it.
 		n.tunnel.engine.Load().dev.SendKeepalivesToPeersWithCurrentKeypair()
 	}
-	n.state.Store(now)
 	if c.reroutes() {
-		n.stack.SetRoutes(now.peers.routes())
+		// The stack hears of no session with a peer that has no route yet.
+		for _, p := range c.added {
+			n.tunnel.tell(p.link)
+		}
 		for _, u := range c.updated {
-			n.tunnel.tell(u.to.link) // it may have got its first route
+			n.tunnel.tell(u.to.link)
 		}
 	}
 	n.follow(c, rekey)
 	return nil
+}
+
+// take makes the device do what c says, or puts another one, if there is one, in its place.
+func (t *tunnel) take(c *peerChange, other *engine, devs map[*peer]*device.Peer) error {
+	if other != nil {
+		return t.swap(other, devs)
+	}
+	return t.alter(c, devs)
 }
 
 // follow begins what a change of peers calls for. The caller holds n.mu, so background is not waited for yet.

@@ -52,7 +52,8 @@ type CaptureOptions struct {
 //
 // The tunnel does not wait for w. When more than 4 MiB wait, packets are dropped from the file, and counted: at the end
 // of the file, each interface's statistics say how many packets there were, after the options' choice, and how many of
-// them were dropped. w gets what there is as soon as it comes, so it can be a pipe to a program that shows it live.
+// them were dropped. With a slow w, a capture takes some 10 MB of memory. w gets what there is as soon as it comes, so it
+// can be a pipe to a program that shows it live.
 //
 // Once ctx is done or the Net is closed, Capture writes what waits and the statistics, and returns: when w takes them. It
 // returns [net.ErrClosed] for a Net that is closed, and an error of w's at once. The file ends there then. Other errors say

@@ -245,17 +245,51 @@ func sendAll(tb testing.TB, a, b *wgnet.Net, data []byte) {
 // The tunnel does not wait for a writer that stands still. What does not fit is counted: as many as are missing.
 func TestCaptureDrops(t *testing.T) {
 	a, b := newPair(t)
-	slow, fast := capture(t, a, wgnet.CaptureOptions{}), capture(t, a, wgnet.CaptureOptions{SnapLen: 1})
-	slow.file.mu.Lock()
-	sendAll(t, a, b, make([]byte, 12<<20)) // one queue is being written, and another one waits
-	if i := fast.stop().interfaces[0]; i.dropped != 0 || i.received != uint64(i.packets) || i.received < 12<<20/wgnet.DefaultMTU {
-		t.Errorf("the first bytes of %d packets in the file, %d received, %d dropped", i.packets, i.received, i.dropped)
+	if err := a.WaitPeer(testContext(t), b.PublicKey()); err != nil {
+		t.Fatal(err) // without a session, packets are dropped before they are captured
 	}
+	sink, port := listenPacket(t, b, "10.0.0.2:0")
+	slow, fast := capture(t, a, wgnet.CaptureOptions{}), capture(t, a, wgnet.CaptureOptions{SnapLen: 32})
+	slow.file.mu.Lock()
+	release := sync.OnceFunc(slow.file.mu.Unlock)
+	defer release()
+	const total, size = 7000, 1300 // one queue is being written, another one waits: 8 MiB
+	go func() {                    // ends when the sink is closed
+		for buf := make([]byte, size); ; {
+			if _, _, err := sink.ReadFrom(buf); err != nil {
+				return
+			}
+		}
+	}()
+	c, err := a.Dial("udp", "10.0.0.2:"+port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	datagram := make([]byte, size)
+	for i := range total {
+		binary.BigEndian.PutUint32(datagram, uint32(i))
+		if _, err := c.Write(datagram); err != nil {
+			t.Fatal(err)
+		}
+	}
+	waitFor(t, "the last one to leave", func() bool { return status(a).PacketsSent == total })
 	slow.cancel()
-	slow.file.mu.Unlock()
-	i := slow.stop().interfaces[0]
-	if i.dropped == 0 || i.received != uint64(i.packets)+i.dropped {
-		t.Errorf("%d packets in the file, %d received, %d dropped", i.packets, i.received, i.dropped)
+	release()
+	if i := fast.stop().interfaces[0]; i.packets != total || i.received != total || i.dropped != 0 {
+		t.Errorf("of a writer that keeps up: %+v", i)
+	}
+	f := slow.stop()
+	i := f.interfaces[0]
+	if i.received != total || i.dropped == 0 || i.packets+int(i.dropped) != total {
+		t.Errorf("of a writer that stands still: %+v", i)
+	}
+	for k, last := 0, -1; k < len(f.packets); k++ {
+		number := int(binary.BigEndian.Uint32(f.packets[k].payload))
+		if number <= last || f.packets[k].checksumsBad {
+			t.Errorf("datagram %d after %d: %+v", number, last, f.packets[k].checksumsBad)
+		}
+		last = number
 	}
 }
 

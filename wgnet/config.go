@@ -28,8 +28,8 @@ const (
 
 	// maxMTU is the largest inner packet that fits one UDP datagram over IPv4: 65,535 bytes less the headers of IPv4
 	// (20), UDP (8) and WireGuard's data message with its tag (32; WireGuard paper, section 5.4.6). On some systems,
-	// Windows among them, the device's buffers are smaller.
-	maxMTU = min(65475, device.MaxContentSize)
+	// Windows among them, the device's buffers are smaller; the stack needs four bytes of them (netstack.Stack.PeerOf).
+	maxMTU = min(65475, device.MaxContentSize-4)
 
 	// maxPeers is the device's own limit (device.MaxPeers).
 	maxPeers = 1 << 16
@@ -66,8 +66,10 @@ type Config struct {
 	// SearchDomains are the domains that are tried with names that are not fully qualified.
 	SearchDomains []string
 
-	// MTU is the largest packet inside the tunnel, in bytes: 576 to 65,475 (on Windows to 1,984), and at least
-	// 1,280 with an IPv6 address. 0 means DefaultMTU.
+	// MTU is the largest packet inside the tunnel, in bytes: 576 to 65,475 (on Windows to 1,980), and at least
+	// 1,280 with an IPv6 address. 0 means DefaultMTU. On Linux, TCP sends smaller ones to a peer when the system knows
+	// that the path takes less. A path that drops large datagrams and does not say so, a black hole, is not noticed: there
+	// it takes a smaller MTU.
 	MTU int
 
 	// Peers are the hosts that this one talks to: at most 65,536, with at most 1,048,576 AllowedIPs in all. It may be

@@ -3,6 +3,7 @@
 package wgnet
 
 import (
+	"bytes"
 	"errors"
 	"net/netip"
 	"os"
@@ -202,6 +203,9 @@ func TestValidate(t *testing.T) {
 		},
 		{"too many prefixes", func(c *Config) { c.Peers[1].AllowedIPs = make([]netip.Prefix, maxAllowedIPs) }, "AllowedIPs", "1048576"},
 
+		{"pinned to nothing", func(c *Config) { c.Peers[2].PinEndpoint = true }, "PinEndpoint", "no Endpoint"},
+		{"look-ups in a busy loop", func(c *Config) { c.ResolveInterval = time.Millisecond }, "ResolveInterval", "1ms is less than 1s"},
+
 		{"negative keepalive", func(c *Config) { c.Peers[0].PersistentKeepalive = -time.Second }, "PersistentKeepalive", "whole number"},
 		{"keepalive of milliseconds", func(c *Config) { c.Peers[0].PersistentKeepalive = 1500 * time.Millisecond }, "PersistentKeepalive", "whole number"},
 		{"long keepalive", func(c *Config) { c.Peers[0].PersistentKeepalive = 65536 * time.Second }, "PersistentKeepalive", "whole number"},
@@ -231,6 +235,8 @@ func TestValidate(t *testing.T) {
 			func(c *Config) { c.MTU, c.Addresses = 576, c.Addresses[:1] },
 			func(c *Config) { c.Peers = nil },
 			func(c *Config) { c.Peers[0].Name = "Web-1.eu" },
+			func(c *Config) { c.ResolveInterval = -1 },
+			func(c *Config) { c.Peers[1].PinEndpoint = true },
 			// A prefix twice with one peer, and one inside of another's, are what real configs have.
 			func(c *Config) { c.Peers[0].AllowedIPs = append(c.Peers[0].AllowedIPs, c.Peers[0].AllowedIPs...) },
 			func(c *Config) { c.Peers[2].AllowedIPs = []netip.Prefix{prefix("10.0.0.0/8")} },
@@ -244,6 +250,28 @@ func TestValidate(t *testing.T) {
 	})
 	if err := (*Config)(nil).Validate(); err == nil {
 		t.Error("nil is a valid config")
+	}
+}
+
+// A pinned endpoint goes through a file, and a token has no place for it.
+func TestPinnedMarshal(t *testing.T) {
+	c := testConfig(t)
+	c.Peers[1].PinEndpoint = true
+	text, err := c.MarshalText()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := ParseConfig(bytes.NewReader(text))
+	if err != nil || !reflect.DeepEqual(c.Peers, d.Peers) {
+		t.Errorf("%v\n%s", err, text)
+	}
+	if _, err := c.Token(); err == nil || !strings.Contains(err.Error(), "PinEndpoint: peer AAEAAAAA…: a token has no place for it") {
+		t.Errorf("Token: %v", err)
+	}
+	for interval, want := range map[time.Duration]time.Duration{0: DefaultResolveInterval, -1: 0, time.Minute: time.Minute} {
+		if got := (&Config{ResolveInterval: interval}).resolveInterval(); got != want {
+			t.Errorf("%v means %v, want %v", interval, got, want)
+		}
 	}
 }
 

@@ -61,6 +61,9 @@ func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.
 		return nil, &net.OpError{Op: "dial", Net: network, Err: errors.New("the Dialer's Net is nil")}
 	}
 	family, err := familyOf(network)
+	if err == nil && n.ending() {
+		err = net.ErrClosed
+	}
 	if err != nil {
 		return nil, &net.OpError{Op: "dial", Net: network, Err: err}
 	}
@@ -100,20 +103,12 @@ func (n *Net) dialAddrPort(ctx context.Context, network string, laddr, raddr net
 	var c net.Conn
 	var err error
 	if udp {
-		c, err = asConn(n.stack.DialUDP(ctx, network, laddr, raddr))
+		c, err = n.pinUDP(n.stack.DialUDP(ctx, network, laddr, raddr))
 	} else {
-		c, err = asConn(n.stack.DialTCP(ctx, network, laddr, raddr))
+		c, err = n.pinTCP(n.stack.DialTCP(ctx, network, laddr, raddr))
 	}
 	if err != nil {
 		return nil, n.explain(err, p, raddr.Addr())
-	}
-	return c, nil
-}
-
-// asConn keeps a nil pointer from becoming a net.Conn that is not nil.
-func asConn[C net.Conn](c C, err error) (net.Conn, error) {
-	if err != nil {
-		return nil, err
 	}
 	return c, nil
 }

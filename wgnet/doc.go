@@ -37,16 +37,35 @@
 //
 // [New] validates the config, opens the UDP port and returns; it never waits for the network. Handshakes with all peers
 // that have an endpoint begin at once. [Net.Close] aborts what is open and returns when every goroutine has ended; it
-// may be called at any moment and more than once. After it, every call answers [net.ErrClosed].
+// may be called at any moment and more than once. After it, every call answers [net.ErrClosed]. [Net.Shutdown] lets open
+// connections finish before, and waits until what was written has arrived.
 //
 // A peer that restarts is noticed when it owes an answer for half a second: a new handshake begins then, well before
 // WireGuard's own 15 s, so connections to it work again within a second.
+//
+// A peer that moves is followed: to where its authenticated packets come from, and to where the host name in its endpoint
+// leads, all of whose addresses are tried ([Config.ResolveInterval], [PeerConfig.PinEndpoint]). A UDP socket that is lost
+// is replaced. A machine that wakes from sleep makes new sessions at once. One whose clock was set back cannot, since peers
+// take its handshakes for replays; [Net.Status] says so.
 //
 // # A network that changes
 //
 // [Net.AddPeer], [Net.UpdatePeer] and [Net.RemovePeer] change one peer. [Net.Apply] turns the Net into what a whole
 // Config says: other peers, another key, other addresses, another port. It is all or nothing, and touches what differs
 // only. Connections to a peer that is removed, and on an address that goes, are reset.
+//
+// [Net.Invite] picks keys and an address for a new peer and returns the whole Config for its side.
+//
+// # Who is there
+//
+// WireGuard has authenticated whoever sends a packet, so a service needs no passwords: [PeerOf] says which peer is behind a
+// connection, and [Net.PeerFor] who serves an address. Package wghttp has the same for the handlers of an HTTP server.
+//
+// # Beyond the Net's own addresses
+//
+// A peer may send to addresses behind this host, or of other peers, if its own AllowedIPs have them. Such packets go
+// nowhere until [Net.HandleFlows] has a handler: it sees each connection, UDP conversation and ping before anything is
+// answered, and accepts it as a [net.Conn], forwards it to the peer that serves the address, refuses or drops it.
 //
 // # Names
 //

@@ -152,6 +152,7 @@ func (d *tunFacade) Write(bufs [][]byte, offset int) (int, error) {
 	for _, buf := range bufs {
 		if p := d.tunnel.sender(buf[offset:]); p != nil {
 			p.observed.packetsReceived.Add(uint64(len(bufs)))
+			p.reached()
 			// The header of its message is still before each packet.
 			if d.tunnel.confirmations.confirmedBy(p.link, bufs) {
 				d.tunnel.up(p, p.asked.Load())

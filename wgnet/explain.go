@@ -83,6 +83,9 @@ func (n *Net) noAnswer(p *peer, addr netip.Addr) string {
 		if attempts := p.attempts.Load(); attempts > 1 {
 			silent = fmt.Sprintf(", no answer to %d handshakes since", attempts) + silent
 		}
+		if err := p.unsent.Load(); err != nil {
+			silent = fmt.Sprintf(", and now nothing can be sent to it: %v", *err)
+		}
 		return fmt.Sprintf("the tunnel to peer %s is up (last handshake %s ago)%s", p.label(), age.Round(time.Second), silent)
 	}
 	if p.confirming.Load() != nil {

@@ -31,6 +31,12 @@ func innerAddr(i int) string     { return fmt.Sprintf("10.0.0.%d", i) }
 // newStar makes as many others as there are names; the one named "dead" does not exist.
 func newStar(tb testing.TB, names ...string) *star {
 	tb.Helper()
+	return newStarOf(tb, func(*wgnet.Config) {}, names...)
+}
+
+// newStarOf is newStar with a hub whose config may be changed.
+func newStarOf(tb testing.TB, change func(hub *wgnet.Config), names ...string) *star {
+	tb.Helper()
 	s := &star{net: memnet.New(memnet.Options{Seed: 1})}
 	tb.Cleanup(func() {
 		if err := s.net.Close(); err != nil {
@@ -58,6 +64,7 @@ func newStar(tb testing.TB, names ...string) *star {
 		}
 		s.others = append(s.others, newNet(tb, cfg))
 	}
+	change(hub)
 	s.hub = newNet(tb, hub)
 	return s
 }

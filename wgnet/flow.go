@@ -17,6 +17,7 @@ import (
 // other side has no answer, and a few of its packets wait. The source is one of the peer's AllowedIPs, so it is the peer's
 // own word. Methods are safe for concurrent use; the first decision counts.
 type Flow struct {
+	net    *Net
 	flow   *netstack.Flow
 	peer   *peer
 	target *peer // nil if none serves the destination
@@ -51,7 +52,7 @@ func (n *Net) HandleFlows(handler func(*Flow)) error {
 // newFlow returns nil if the peer was removed just now, and the flow with it.
 func (n *Net) newFlow(f *netstack.Flow) *Flow {
 	byID := n.peers().byID
-	flow := &Flow{flow: f, peer: byID[f.Peer()]}
+	flow := &Flow{net: n, flow: f, peer: byID[f.Peer()]}
 	if id, ok := f.Target(); ok {
 		flow.target = byID[id]
 	}
@@ -100,13 +101,30 @@ func (f *Flow) Context() context.Context { return f.flow.Context() }
 //
 // The connection has to be closed. Errors are [*net.OpError]; errors.Is holds for [ErrFlowDecided], [net.ErrClosed],
 // ECONNABORTED and ECONNRESET (the other side has given up).
-func (f *Flow) Accept() (net.Conn, error) { return f.flow.Accept() }
+func (f *Flow) Accept() (net.Conn, error) {
+	c, err := f.flow.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return pinFlow(c, f.peer.who()), nil
+}
 
 // Forward has the flow's packets pass to the peer that serves its destination ([Flow.Target]), and the answers back. It
 // ends when no packet has come for five minutes (UDP), for two hours and four minutes (an established TCP connection), for
-// four minutes (TCP otherwise) or a minute (ping), as RFC 4787 and RFC 5382 have it. Errors are [*net.OpError]; errors.Is
-// holds for ENETUNREACH (no other peer serves the destination), [ErrFlowDecided] and [net.ErrClosed].
-func (f *Flow) Forward() error { return f.flow.Forward() }
+// four minutes (TCP otherwise) or a minute (ping), as RFC 4787 and RFC 5382 have it.
+//
+// Errors are [*net.OpError]; errors.Is holds for ENETUNREACH (no other peer serves the destination), EHOSTUNREACH (that
+// peer has no endpoint and has not been heard from), [ErrFlowDecided] and [net.ErrClosed]. With the first two the flow is
+// undecided still, and Refuse takes the error as its reason.
+func (f *Flow) Forward() error {
+	if f.target != nil {
+		if err := f.net.mute(f.Context(), f.target); err != nil {
+			addr := &net.IPAddr{IP: f.Destination().Addr().AsSlice()}
+			return &net.OpError{Op: "forward", Net: f.Network(), Addr: addr, Err: err}
+		}
+	}
+	return f.flow.Forward()
+}
 
 // Refuse tells the other side that the destination does not want the flow, or cannot be reached, and why: ECONNREFUSED (a
 // reset of TCP, port unreachable for UDP), EHOSTUNREACH, ENETUNREACH, and EACCES for what is forbidden (ICMP errors of
@@ -121,7 +139,7 @@ func (f *Flow) Refuse(reason error) { f.flow.Refuse(reason) }
 // Drop leaves the other side without an answer. Its next packet begins another flow.
 func (f *Flow) Drop() { f.flow.Drop() }
 
-// ErrFlowDecided is the error of a second decision about a [Flow].
+// ErrFlowDecided is the error of a second decision about a [Flow], or of one that comes after its handler has returned.
 var ErrFlowDecided = netstack.ErrDecided
 
 // FlowStats counts flows: those that there are now, and what became of the others. See [Net.HandleFlows].

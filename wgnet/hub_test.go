@@ -6,14 +6,19 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
+	"net/http"
+	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"example.com/wgnet/internal/testpeer"
 	"example.com/wgnet/wgnet"
 	"example.com/wgnet/wgnet/wgnettest"
 )
@@ -221,4 +226,108 @@ func statusNames(n *wgnet.Net) (names []string) {
 		names = append(names, p.Name)
 	}
 	return names
+}
+
+// A peer that nobody has heard of cannot be reached, and the client learns it at once.
+func TestHubTargetNeverHeard(t *testing.T) {
+	hub, phones := newPhoneHub(t, "anne")
+	never := wgnet.PeerConfig{Name: "never", PublicKey: wgnet.NewPrivateKey().Public(), AllowedIPs: prefixes("10.0.9.9/32")}
+	if err := hub.AddPeer(never); err != nil {
+		t.Fatal(err)
+	}
+	handle(t, hub, func(f *wgnet.Flow) {
+		err := f.Forward()
+		if oe := new(net.OpError); !errors.Is(err, syscall.EHOSTUNREACH) || !errors.As(err, &oe) || !strings.Contains(err.Error(), "never") {
+			t.Errorf("Forward: %v", err)
+		}
+		f.Refuse(err)
+	})
+	if _, err := phones[0].Net.DialContext(testContext(t), "tcp", "10.0.9.9:80"); !errors.Is(err, syscall.EHOSTUNREACH) {
+		t.Errorf("Dial: %v, want EHOSTUNREACH", err)
+	}
+}
+
+// Upstream's own code is the client: what it begins with addresses that are not ours is ours to decide, and it sees what
+// we say.
+func TestFlowsOfUpstream(t *testing.T) {
+	cfg := newConfig("10.0.0.1/24", "fd00::1/64")
+	up, far := testpeer.New(t, testpeer.Options{}), testpeer.New(t, testpeer.Options{Addresses: []string{"10.0.0.3", "fd00::3"}})
+	for _, p := range []struct {
+		name    string
+		peer    *testpeer.Peer
+		allowed []string
+	}{{"up", up, []string{"10.0.0.2/32", "fd00::2/128"}}, {"far", far, []string{"10.0.0.3/32", "fd00::3/128"}}} {
+		addPeer(cfg, p.name, wgnet.PublicKey(p.peer.PublicKey()), p.peer.Endpoint(), p.allowed...)
+		err := p.peer.AddPeer(testpeer.Remote{
+			PublicKey: testpeer.Key(cfg.PrivateKey.Public()), AllowedIPs: []string{"0.0.0.0/0", "::/0"}, // we are the exit
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	n := newNet(t, cfg)
+	for _, key := range []wgnet.PublicKey{cfg.Peers[0].PublicKey, cfg.Peers[1].PublicKey} {
+		if err := n.WaitPeer(testContext(t), key); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err := far.Serve(":80", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, "from far")
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	echo := echoBack(t)
+	handle(t, n, func(f *wgnet.Flow) {
+		switch name, _, ok := f.Target(); {
+		case ok && name == "far":
+			if err := f.Forward(); err != nil {
+				t.Errorf("Forward: %v", err)
+			}
+		case f.Destination().Port() == 443:
+			f.Refuse(syscall.ECONNREFUSED)
+		case f.Destination().Port() == 444:
+			f.Refuse(syscall.EHOSTUNREACH)
+		default:
+			echo(f)
+		}
+	})
+	for _, host := range []string{"203.0.113.5", "2001:db8::5"} {
+		for _, network := range []string{"tcp", "udp"} {
+			c, err := up.DialContext(testContext(t), network, net.JoinHostPort(host, "7"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, size := range []int{1, 1000, 9000} {
+				checkEcho(t, c, strings.Repeat("u", size))
+			}
+			c.Close()
+		}
+		if _, err := up.Ping(testContext(t), netip.MustParseAddr(host)); err != nil {
+			t.Error(err)
+		}
+		for port, want := range map[string]string{"443": "refused", "444": "no route|unreachable"} {
+			_, err := up.DialContext(testContext(t), "tcp", net.JoinHostPort(host, port))
+			if err == nil || !regexp.MustCompile(want).MatchString(err.Error()) {
+				t.Errorf("Dial of port %s: %v, want %q", port, err, want)
+			}
+		}
+	}
+	for _, host := range []string{"10.0.0.3", "fd00::3"} {
+		response, err := up.HTTPClient().Get("http://" + net.JoinHostPort(host, "80"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(response.Body)
+		response.Body.Close()
+		if err != nil || string(body) != "from far" {
+			t.Errorf("%q, %v", body, err)
+		}
+		if _, err := up.Ping(testContext(t), netip.MustParseAddr(host)); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
 }

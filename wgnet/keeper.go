@@ -18,13 +18,14 @@ const keepPause = time.Second
 // without its network for a while. After them the device repeats them by itself.
 var rebuildings = []time.Duration{time.Second, 2 * time.Second}
 
-// keeper keeps the tunnel going while names, sockets and clocks change under it, in one goroutine that wakes once a
-// second.
+// keeper keeps the tunnel going while sessions, names, sockets and clocks change under it, in one goroutine that wakes
+// once a second.
 type keeper struct {
 	net      *Net
 	finder   *finder
 	clock    *clock
-	reopened chan struct{} // holds one token when another socket is in use
+	reopened chan struct{}   // holds one token when another socket is in use
+	renewed  <-chan struct{} // the tunnel's
 }
 
 func newKeeper(n *Net, now func() (time.Time, time.Duration)) *keeper {
@@ -48,6 +49,8 @@ func (k *keeper) run(ctx context.Context) {
 			k.finder.round(ctx)
 		case r := <-k.finder.results:
 			k.finder.take(ctx, r)
+		case <-k.renewed:
+			k.net.tunnel.renew()
 		case <-k.reopened:
 			k.resume(ctx)
 		}

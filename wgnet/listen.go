@@ -23,7 +23,7 @@ func (n *Net) Listen(network, address string) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	return l, nil
+	return &listener{l, n}, nil
 }
 
 // ListenPacket listens for datagrams as Listen does for connections. Networks are "udp", "udp4" and "udp6". The

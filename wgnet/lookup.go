@@ -71,7 +71,7 @@ func (n *Net) lookupError(name string, err error) error {
 	if err == nil {
 		return nil
 	}
-	if n.ctx.Err() != nil {
+	if n.ending() {
 		return &net.DNSError{Err: net.ErrClosed.Error(), UnwrapErr: net.ErrClosed, Name: name}
 	}
 	var failed *net.DNSError
@@ -98,7 +98,7 @@ func (n *Net) lookupError(name string, err error) error {
 func (n *Net) lookupLocal(network, host string) (addrs []netip.Addr, known bool, err error) {
 	p := n.peers().lookup(host)
 	switch {
-	case n.ctx.Err() != nil:
+	case n.ending():
 		return nil, true, n.lookupError(host, net.ErrClosed)
 	case network != "ip" && network != "ip4" && network != "ip6":
 		return nil, false, nil // the resolver has the words for it

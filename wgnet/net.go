@@ -17,11 +17,19 @@ import (
 	"example.com/wgnet/internal/outer"
 	"example.com/wgnet/internal/resolver"
 	"example.com/wgnet/netstack"
+	"golang.zx2c4.com/wireguard/device"
 )
 
-// maxInFlight bounds the packets between the stack and the socket. The device's queues hold tens of thousands, of 64 KiB
+// maxInFlight bounds the packets between the stack and the socket, for each peer. The device's queues hold tens of thousands, of 64 KiB
 // each: with them full everything is slower, caches and other peers' packets above all.
 const maxInFlight = 128
+
+// What a packet becomes in a message: it is padded to a multiple, and gets a header and a tag (WireGuard paper, section
+// 5.4.6).
+const (
+	messageOverhead = device.MessageTransportSize
+	paddingMultiple = device.PaddingMultiple
+)
 
 // maxBacklog is the same for the way in, where strangers can send what looks like a packet.
 const maxBacklog = 256
@@ -120,8 +128,21 @@ func (n *Net) start() (err error) {
 	cfg, peers := n.config(), n.peers()
 	n.sockets, err = outer.Open(outer.Config{
 		Port: cfg.ListenPort, Control: cfg.Control, ListenPacket: cfg.ListenPacket, Logger: n.log,
-		Sending:     func() { n.stack.Sending() },
-		Sent:        func(packets int) { n.stack.Sent(packets) },
+		Sending: func(message []byte) {
+			if id, ok := n.stack.PeerOf(message); ok {
+				n.stack.Sending(id)
+			}
+		},
+		Sent: func(message []byte, packets int) {
+			if id, ok := n.stack.PeerOf(message); ok {
+				n.stack.Sent(id, packets)
+			}
+		},
+		PathMTU: func(message []byte, size int) {
+			if id, ok := n.stack.PeerOf(message); ok {
+				n.stack.SetPathMTU(id, (size-messageOverhead)/paddingMultiple*paddingMultiple)
+			}
+		},
 		MaxBacklog:  maxBacklog,
 		Destination: n.observer.noticeMove,
 		Lost:        n.socketLost,
@@ -153,9 +174,9 @@ func (n *Net) start() (err error) {
 		return err
 	}
 	n.log.Info("listening", "port", n.ListenPort(), "peers", len(peers.all))
+	n.keeper.renewed = n.tunnel.renewed
 	n.background.Go(func() { n.observer.run(n.ctx) })                     // cancel ends it
 	n.background.Go(func() { n.keeper.run(n.ctx) })                       // cancel ends it
-	n.background.Go(func() { n.tunnel.watch(n.ctx) })                     // cancel ends it
 	n.background.Go(func() { n.tunnel.greet(n.ctx, literal(peers.all)) }) // cancel ends it
 	return nil
 }

@@ -212,5 +212,9 @@ func (n *Net) tellAt(kind EventKind, p *peer, endpoint netip.AddrPort, text stri
 	if endpoint.IsValid() {
 		attrs = append(attrs, slog.String("endpoint", endpoint.String()))
 	}
-	n.log.LogAttrs(context.Background(), slog.LevelInfo, kind.String(), append(attrs, slog.String("text", text))...)
+	level := slog.LevelInfo
+	if kind == EndpointUnresolved {
+		level = slog.LevelWarn
+	}
+	n.log.LogAttrs(context.Background(), level, kind.String(), append(attrs, slog.String("text", text))...)
 }

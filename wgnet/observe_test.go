@@ -6,6 +6,7 @@ import (
 	"context"
 	"iter"
 	"log/slog"
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -16,10 +17,12 @@ import (
 	"example.com/wgnet/internal/memnet"
 )
 
-func onePeer(t *testing.T, outer *memnet.Host, key PublicKey, endpoint, addr, peerAddr string, private PrivateKey) *Net {
+func onePeer(t *testing.T, listen func(ctx context.Context, network, address string) (net.PacketConn, error),
+	key PublicKey, endpoint, addr, peerAddr string, private PrivateKey,
+) *Net {
 	t.Helper()
 	n, err := New(&Config{
-		PrivateKey: private, ListenPacket: outer.ListenPacket, Addresses: []netip.Prefix{netip.MustParsePrefix(addr + "/24")},
+		PrivateKey: private, ListenPacket: listen, Addresses: []netip.Prefix{netip.MustParsePrefix(addr + "/24")},
 		Peers: []PeerConfig{{
 			Name: "peer", PublicKey: key, Endpoint: endpoint, AllowedIPs: []netip.Prefix{netip.MustParsePrefix(peerAddr + "/32")},
 		}},
@@ -46,9 +49,9 @@ func TestSessionEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	keys := [2]PrivateKey{NewPrivateKey(), NewPrivateKey()}
-	b := onePeer(t, outer, keys[0].Public(), "", "10.0.0.2", "10.0.0.1", keys[1])
+	b := onePeer(t, outer.ListenPacket, keys[0].Public(), "", "10.0.0.2", "10.0.0.1", keys[1])
 	at := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), b.ListenPort()).String()
-	a := onePeer(t, outer, keys[1].Public(), at, "10.0.0.1", "10.0.0.2", keys[0])
+	a := onePeer(t, outer.ListenPacket, keys[1].Public(), at, "10.0.0.1", "10.0.0.2", keys[0])
 	next, stop := iter.Pull(a.Events(ctx))
 	defer stop()
 	want := func(kind EventKind, text string) {

@@ -134,6 +134,8 @@ persistentkeepalive=25
 		{"keepalive 0", peerHead + "PersistentKeepalive = 0\n", peer(PeerConfig{})},
 		{"preshared key of zeros", peerHead + "PresharedKey = AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n", peer(PeerConfig{})},
 		{"name", peerHead + "# Name = db\n", peer(PeerConfig{Name: "db"})},
+		{"pinned", peerHead + "#pinendpoint=TRUE # by hand\nEndpoint = a.example:1\n", peer(PeerConfig{Endpoint: "a.example:1", PinEndpoint: true})},
+		{"pinned outside of a peer's section", "# PinEndpoint = true\n" + minimal + "# PinEndpoint = true\n", &Config{PrivateKey: alice, Addresses: own}},
 		{"name without spaces", peerHead + "#name=Db-1.example\n", peer(PeerConfig{Name: "Db-1.example"})},
 		{"name behind the section", minimal + "[Peer] # Name = db\nPublicKey = $B\n", peer(PeerConfig{Name: "db"})},
 		{"name with a comment of its own", peerHead + "## NAME = db # the old one\n", peer(PeerConfig{Name: "db"})},
@@ -365,6 +367,8 @@ func TestWarnings(t *testing.T) {
 		{"fault 6: no AllowedIPs", minimal + "[Peer]\nPublicKey = $B\n", []string{"line 4: [Peer] AllowedIPs: peer 3p7bfXt9… has none, so it may send and receive nothing"}},
 		{"empty AllowedIPs are meant", minimal + "[Peer]\nPublicKey = $B\nAllowedIPs =\n", nil},
 		{"bad name", peer + "# Name = Alice's laptop\n", []string{"line 7: [Peer] Name: \"Alice's laptop\" ignored: the name is not made of letters"}},
+		{"pinned without an endpoint", peer + "# PinEndpoint = true\n", []string{"line 7: [Peer] PinEndpoint: ignored: the peer has no Endpoint to be kept at"}},
+		{"pinned or not", peer + "# PinEndpoint = yes\n", []string{"line 7: [Peer] PinEndpoint: \"yes\" ignored: want true, or no such comment"}},
 		{"second name", peer + "# Name = a\n# Name = b\n", []string{"line 8: [Peer] Name: ignored: the peer has its name from line 7"}},
 		{"name of another peer", peer + "# Name = db\n\n[Peer]\n# Name = DB\nPublicKey = AAEAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\nAllowedIPs =\n", []string{
 			"line 10: [Peer] Name: DB ignored: it is the name of the peer in line 4",
@@ -469,6 +473,7 @@ func FuzzParseConfig(f *testing.F) {
 	f.Add("[Interface]\nPrivateKey=$A\n$A=1\nAddress=$A\n")                                                                                           // and where a value should be
 	f.Add(minimal + "DNS=$A\n[$A]\n")                                                                                                                 // and as a domain and a section
 	f.Add(minimal + "[Peer]\nEndpoint=$A:1\nPublicKey=$A$A\n")                                                                                        // and as a host, and too long
+	f.Add(minimal + "[Peer]\nPublicKey=$B\n# PinEndpoint = true\nEndpoint = a:1\n[Peer]\nPublicKey=$P\n#PinEndpoint=true\n")                          // pinned, with an endpoint and without one
 	f.Add(minimal + "[Peer]\nPublicKey=$B\nAllowedIPs=$A/32\n# Name = $A\n")                                                                          // and as a prefix and a comment
 	f.Add(minimal + "[Peer]\nPublicKey=$B\nEndpoint=[fe80::1%$A]:0\nPersistentKeepalive=$A\n")                                                        // and as a zone and a number
 	f.Add("[Interface]\nAddress=10.0.0.1\x00\n")                                                                                                      // NUL

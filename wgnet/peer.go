@@ -45,7 +45,7 @@ type link struct {
 	heard atomic.Bool
 	// confirming is there between the peer's initiation, which we answered, and its first packet under the new keys.
 	confirming atomic.Pointer[confirmation]
-	// renewed is set by a new session and taken back by tunnel.watch.
+	// renewed is set by a new session and taken back by tunnel.renew.
 	renewed atomic.Bool
 
 	// lost is set when the peer was silent in a session, or begins another one: what waits for its answers has to be
@@ -84,6 +84,13 @@ func (p *peer) sent() uint64 { return p.observed.packetsReceived.Load() + p.obse
 func (p *peer) expire() {
 	if dev := p.dev.Load(); dev != nil {
 		dev.ExpireCurrentKeypairs()
+	}
+}
+
+// reached notes that something has come from the peer: what kept us from sending to it is over.
+func (p *peer) reached() {
+	if p.unsent.Load() != nil {
+		p.unsent.Store(nil)
 	}
 }
 

@@ -44,8 +44,11 @@ var (
 // by anybody who sees it: hand it over as you would hand over a password, and log it nowhere. A Config that is not valid
 // is an error, and so is one with a pinned endpoint, or whose token would have more than 65,536 characters: use a file
 // for that.
+//
+// A Config that lacks nothing but its PrivateKey has a token too. It is for another side that has a key already and gave
+// the public one ([InviteOptions.PublicKey]): there, [Config.PrivateKey] is set after ParseToken and before New.
 func (c *Config) Token() (string, error) {
-	if err := c.Validate(); err != nil {
+	if err := c.validateButKey(); err != nil {
 		return "", err
 	}
 	for i := range c.Peers {
@@ -63,7 +66,8 @@ func (c *Config) Token() (string, error) {
 }
 
 // ParseToken reads what [Config.Token] has written. White space and line breaks, which mail programs put in, are left
-// out wherever they are. The Config that is returned is valid. An error is a [*ParseError] whose File is "token"; it
+// out wherever they are. The Config that is returned is valid, or lacks its PrivateKey alone, because Token was called
+// without one: set it then, or New will say that it is missing. An error is a [*ParseError] whose File is "token"; it
 // does not repeat the token and has no key in it. Of a text of any length no more than 65,536 characters are looked at,
 // white space aside.
 func ParseToken(s string) (*Config, error) {
@@ -76,6 +80,16 @@ func ParseToken(s string) (*Config, error) {
 		return nil, &ParseError{File: tokenFile, Err: err}
 	}
 	return c, nil
+}
+
+// validateButKey is Validate for a Config that may have no private key.
+func (c *Config) validateButKey() error {
+	if c == nil || !c.PrivateKey.IsZero() {
+		return c.Validate()
+	}
+	d := *c
+	d.PrivateKey = NewPrivateKey() // in the place of the one that is to come
+	return d.Validate()
 }
 
 // tokenFile stands in a ParseError where the name of a file would.
@@ -101,7 +115,7 @@ func parseToken(s string) (*Config, error) {
 	if r.failed || len(r.rest) > 0 {
 		return nil, errNotOurToken
 	}
-	if err := c.Validate(); err != nil {
+	if err := c.validateButKey(); err != nil {
 		return nil, err
 	}
 	// One Config has one token: what could be written in another way too, such as a number in more bytes, was not
@@ -150,7 +164,11 @@ func wrongPrefix(text string) error {
 }
 
 func appendTokenBody(b []byte, c *Config) []byte {
-	b = append(b, c.PrivateKey.private.Value()...)
+	if c.PrivateKey.IsZero() {
+		b = append(b, make([]byte, keySize)...)
+	} else {
+		b = append(b, c.PrivateKey.private.Value()...)
+	}
 	b = appendList(b, c.Addresses, func(b []byte, p netip.Prefix) []byte { return appendPrefix(b, p, p.Addr().BitLen()) })
 	b = binary.AppendUvarint(b, uint64(c.ListenPort))
 	b = appendList(b, c.DNS, func(b []byte, a netip.Addr) []byte {
@@ -204,7 +222,7 @@ type tokenReader struct {
 
 func (r *tokenReader) config() *Config {
 	c := new(Config)
-	if raw := string(r.take(keySize)); strings.Trim(raw, "\x00") != "" { // all zeros are no key, for Validate to say so
+	if raw := string(r.take(keySize)); strings.Trim(raw, "\x00") != "" { // all zeros are no key: see Token
 		c.PrivateKey.private = unique.Make(privateBytes(raw))
 	}
 	c.Addresses = readList(r, func() netip.Prefix { return r.prefix(true) })

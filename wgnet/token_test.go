@@ -182,7 +182,6 @@ func TestParseTokenErrors(t *testing.T) {
 		{"a string that is too long", with(port+2, 1, 200), notOurs},
 		{"a preshared key of zeros", with(port+4, slices.Concat(peer, []byte{1}, make([]byte, 32), []byte{0, 0, 0})...), notOurs},
 		{"a third kind of preshared key", with(port+4, slices.Concat(peer, []byte{2, 0, 0, 0})...), notOurs},
-		{"no private key", seal(slices.Concat(make([]byte, 32), small[32:])), "wgnet: token: [Interface] PrivateKey: missing"},
 		{"no address", invalid(func(c *Config) { c.Addresses = nil }), "wgnet: token: [Interface] Address: missing"},
 		{"a small MTU", invalid(func(c *Config) { c.MTU = 1000 }), "wgnet: token: [Interface] MTU: 1000 is too small"},
 		{"our own key", invalid(func(c *Config) { c.Peers[0].PublicKey = c.PrivateKey.Public() }), "wgnet: token: [Peer] PublicKey: peer db: it is our own key"},

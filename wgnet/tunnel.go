@@ -194,6 +194,7 @@ func (t *tunnel) note(p *peer, format string) {
 		p.handshake.Store(t.now())
 	case logResponse:
 		p.heard.Store(true)
+		p.reached()
 		t.up(p, p.initiated.Load())
 	case logPeerInitiation:
 		p.heard.Store(true)
@@ -208,6 +209,7 @@ func (t *tunnel) note(p *peer, format string) {
 	case logKeepalive:
 		t.accepted.Add(1)
 		p.observed.keepalives.Add(1)
+		p.reached()
 		if t.confirmations.confirmedByKeepalive(p.link) {
 			t.up(p, p.asked.Load())
 		}
@@ -221,21 +223,14 @@ func (t *tunnel) note(p *peer, format string) {
 	}
 }
 
-// watch does what a new session calls for and a callback must not, until ctx is done.
-func (t *tunnel) watch(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-t.renewed:
+// renew does what new sessions call for and a callback must not.
+func (t *tunnel) renew() {
+	for _, p := range t.peers().all {
+		if p.renewed.Swap(false) && p.lost.Swap(false) {
+			t.stack.Resend(p.id)
 		}
-		for _, p := range t.peers().all {
-			if p.renewed.Swap(false) && p.lost.Swap(false) {
-				t.stack.Resend(p.id)
-			}
-		}
-		t.wake()
 	}
+	t.wake()
 }
 
 // wake lets those look again who wait for a session or on behalf of a peer.

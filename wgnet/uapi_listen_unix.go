@@ -36,7 +36,7 @@ func ListenUAPI(name string) (net.Listener, error) {
 	return l, nil
 }
 
-func listenUAPI(dir, name string) (_ net.Listener, err error) {
+func listenUAPI(dir, name string) (net.Listener, error) {
 	if name == "" || len(name) > maxInterfaceName || name[0] == '.' || strings.ContainsAny(name, "/ \t\r\n\x00") {
 		return nil, fmt.Errorf("%s is no name of an interface: want 1 to %d characters, no space, no slash and no dot in front",
 			show(name), maxInterfaceName)
@@ -50,16 +50,15 @@ func listenUAPI(dir, name string) (_ net.Listener, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(private)) }()
 	born, path := filepath.Join(private, "s"), filepath.Join(dir, name+".sock")
 	inner, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: born})
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, os.RemoveAll(private))
 	}
 	inner.SetUnlinkOnClose(false)
 	l := &uapiListener{UnixListener: inner, path: path}
-	if err := l.move(born); err != nil {
-		return nil, errors.Join(err, inner.Close())
+	if err := errors.Join(l.move(born), os.RemoveAll(private)); err != nil {
+		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil
 }

@@ -84,12 +84,15 @@ func TestDataMessagesAreCounted(t *testing.T) {
 	var mu sync.Mutex
 	var events []int // -1 for Sending
 	a := openSystem(t, Config{
-		Sending: func() {
+		Sending: func(first []byte) {
+			if len(first) != 48 {
+				t.Errorf("told of a send with %d bytes first, want the first with a packet", len(first))
+			}
 			mu.Lock()
 			defer mu.Unlock()
 			events = append(events, -1)
 		},
-		Sent: func(n int) {
+		Sent: func(_ []byte, n int) {
 			mu.Lock()
 			defer mu.Unlock()
 			events = append(events, n)

@@ -114,9 +114,10 @@ func (b *bind) Send(bufs [][]byte, to conn.Endpoint) error {
 	if len(bufs) == 1 && isResponse(bufs[0]) {
 		b.sockets.cfg.Response(bufs[0])
 	}
-	if n := dataMessages(bufs); n > 0 {
-		b.sockets.cfg.Sending()
-		defer b.sockets.cfg.Sent(n)
+	if first, n := dataMessages(bufs); n > 0 {
+		b.sockets.cfg.Sending(first)
+		defer b.sockets.cfg.Sent(first, n)
+		defer b.sockets.tellPath(e, first)
 	}
 	for sock := b.sockets.sock(); ; {
 		err := sock.send(bufs, e, current.done)
@@ -125,6 +126,13 @@ func (b *bind) Send(bufs [][]byte, to conn.Endpoint) error {
 			return b.sockets.sent(sock, err, current)
 		}
 		sock = now // another has taken its place. What goes out twice is a replay to the peer.
+	}
+}
+
+// tellPath tells what the path takes, if a send of data has just learned that.
+func (s *Sockets) tellPath(e *endpoint, message []byte) {
+	if fits, ok := e.path.news(); ok {
+		s.cfg.PathMTU(message, fits)
 	}
 }
 
@@ -137,14 +145,16 @@ const (
 	keepaliveLen    = 16 + 16
 )
 
-// dataMessages counts the messages that carry a packet.
-func dataMessages(bufs [][]byte) (n int) {
+// dataMessages returns the first message that carries a packet, and how many do.
+func dataMessages(bufs [][]byte) (first []byte, n int) {
 	for _, b := range bufs {
 		if isData(b) {
-			n++
+			if n++; n == 1 {
+				first = b
+			}
 		}
 	}
-	return n
+	return first, n
 }
 
 // countData is dataMessages for messages that begin buffers.

@@ -7,16 +7,12 @@ import (
 	"net/netip"
 	"strconv"
 	"sync/atomic"
-	"time"
 )
 
 const (
 	// maxCachedEndpoints bounds the cache against senders of forged source addresses. It is above the number of
 	// peers that are active at once on most nodes; beyond it receiving allocates, and still works.
 	maxCachedEndpoints = 4096
-	// segmentationRetry is when a path that has refused large sends is tried again: RFC 1191 section 6.3 wants
-	// ten minutes between attempts to find a larger path MTU.
-	segmentationRetry = 10 * time.Minute
 )
 
 // endpointKey is what makes an endpoint, in the form in which it is received. Addresses are not 4-in-6.
@@ -37,8 +33,7 @@ type endpoint struct {
 	srcCleared atomic.Bool
 	// announced is Sockets.announced as it was when Config.Destination was called for this endpoint, or 0.
 	announced atomic.Uint64
-	// unsegmented is when a large send was refused on this path, in Unix nanoseconds, or 0.
-	unsegmented atomic.Int64
+	path      path
 }
 
 func newEndpoint(key endpointKey) *endpoint { return &endpoint{key: key, dst: key.dst} }
@@ -80,15 +75,6 @@ func (e *endpoint) DstToBytes() []byte {
 	return b
 }
 
-// segmentable reports whether the path may take large sends.
-func (e *endpoint) segmentable() bool {
-	t := e.unsegmented.Load()
-	return t == 0 || time.Since(time.Unix(0, t)) > segmentationRetry
-}
-
-// refuseSegmentation remembers that the path did not take a large send.
-func (e *endpoint) refuseSegmentation() { e.unsegmented.Store(time.Now().UnixNano()) }
-
 // endpointCache gives the same endpoint for the same addresses, so that receiving does not allocate. It is the
 // receiver's: not safe for concurrent use.
 type endpointCache struct {
@@ -121,7 +107,7 @@ func (c *endpointCache) add(key endpointKey, old *endpoint) *endpoint {
 		e.dst = netip.AddrPortFrom(addr, key.dst.Port())
 	}
 	if old != nil {
-		e.unsegmented.Store(old.unsegmented.Load())
+		e.path.follow(&old.path)
 	}
 	c.known[key] = e
 	return e

@@ -41,10 +41,14 @@ type Config struct {
 	// ListenPacket, if not nil, opens the socket in the place of the system's: as [net.ListenConfig.ListenPacket], with
 	// "udp" and ":port". Control is not called then.
 	ListenPacket func(ctx context.Context, network, address string) (net.PacketConn, error)
-	// Sending and Sent, if not nil, are called before and after each Send of a facade that has data messages; Sent with
-	// their number, whether they got away or not. They must not block.
-	Sending func()
-	Sent    func(n int)
+	// Sending and Sent, if not nil, are called before and after each Send of a facade that has data messages, all of them
+	// to one peer, with the first of them as the device has given it; Sent also with their number, whether they got away
+	// or not. They must not block.
+	Sending func(message []byte)
+	Sent    func(message []byte, n int)
+	// PathMTU, if not nil, is called between these two when the system is found to know that the path takes no datagrams as
+	// large as those that were sent without fragments, with the size of the largest that it does take. Only Linux tells.
+	PathMTU func(message []byte, size int)
 	// MaxBacklog, if not 0, bounds the data messages that receive functions have returned and [Sockets.Delivered] was not
 	// told of. A batch may pass it.
 	MaxBacklog int
@@ -126,10 +130,13 @@ func openSocket(ctx context.Context, cfg Config) (socket, error) {
 // newSockets takes over sock.
 func newSockets(sock socket, cfg Config) *Sockets {
 	if cfg.Sending == nil {
-		cfg.Sending = func() {}
+		cfg.Sending = func([]byte) {}
 	}
 	if cfg.Sent == nil {
-		cfg.Sent = func(int) {}
+		cfg.Sent = func([]byte, int) {}
+	}
+	if cfg.PathMTU == nil {
+		cfg.PathMTU = func([]byte, int) {}
 	}
 	if cfg.Response == nil {
 		cfg.Response = func([]byte) {}

@@ -568,6 +568,7 @@ func TestOpenTakenPort(t *testing.T) {
 	}
 }
 
+// fault 23: a host without IPv6, and one without IPv4.
 func TestHostWithOneFamily(t *testing.T) {
 	for _, c := range []struct{ missing, ip, other string }{
 		{"udp6", "127.0.0.1", "::1"},
@@ -690,7 +691,7 @@ func TestEndpointCache(t *testing.T) {
 	if c.get(key(1)) != a {
 		t.Error("a second endpoint for the same addresses")
 	}
-	a.refuseSegmentation()
+	a.path.refuse(1424, 0)
 	a.ClearSrc()
 	if a.SrcIP().IsValid() {
 		t.Error("source after ClearSrc")
@@ -699,7 +700,7 @@ func TestEndpointCache(t *testing.T) {
 	if b == a || !b.SrcIP().IsValid() {
 		t.Error("a datagram after ClearSrc brings no source")
 	}
-	if b.segmentable() {
+	if b.path.segmentable(1424) {
 		t.Error("what is known of the path is forgotten")
 	}
 	for port := range uint16(3 * maxCachedEndpoints / 2) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"strconv"
 	"sync"
@@ -30,6 +31,7 @@ type linuxSocket struct {
 	localPort uint16
 	ipv4      bool                                                      // an AF_INET socket
 	sendmsg   func(fd uintptr, m *unix.Msghdr, flags int) syscall.Errno // replaced in tests
+	largest   func(to netip.AddrPort, scope uint32) int                 // largestDatagram; replaced in tests
 
 	segment atomic.Bool   // UDP_SEGMENT works
 	out     sync.Pool     // *outgoing
@@ -56,6 +58,7 @@ func newLinuxSocket(udp *net.UDPConn, log *slog.Logger) (*linuxSocket, error) {
 		log:       log,
 		localPort: localPort(udp),
 		sendmsg:   sendmsg,
+		largest:   largestDatagram,
 		turn:      make(chan struct{}, 1),
 	}
 	s.out.New = func() any { return newOutgoing(s) }
@@ -145,23 +148,30 @@ func (s *linuxSocket) send(bufs [][]byte, to *endpoint, done <-chan struct{}) er
 	m := s.out.Get().(*outgoing)
 	defer m.release()
 	m.setDestination(to.dst, scope)
+	var tooLarge error
 	for len(bufs) > 0 {
 		n := 1
-		if s.segment.Load() && to.segmentable() {
+		if s.segment.Load() && to.path.segmentable(len(bufs[0])) {
 			n = runLength(bufs)
 		}
-		sent, err := s.sendRun(m, bufs[:n], to, done)
+		sent, err := s.sendRun(m, bufs[:n], to, scope, done)
+		if sent == 0 && errors.Is(err, unix.EMSGSIZE) {
+			tooLarge, sent, err = err, 1, nil // it is lost, smaller ones are not
+		}
 		if err != nil {
 			return sendError(to, err)
 		}
 		bufs = bufs[sent:]
+	}
+	if tooLarge != nil {
+		return sendError(to, tooLarge)
 	}
 	return nil
 }
 
 // sendRun sends a run as one message. When that is refused for a reason that is not to last it remembers the reason
 // and tries again without what was refused. It returns 0, nil if the run has to be sent piece by piece.
-func (s *linuxSocket) sendRun(m *outgoing, run [][]byte, to *endpoint, done <-chan struct{}) (int, error) {
+func (s *linuxSocket) sendRun(m *outgoing, run [][]byte, to *endpoint, scope uint32, done <-chan struct{}) (int, error) {
 	for refused := false; ; {
 		src := to.SrcIP()
 		m.setRun(run, src)
@@ -186,13 +196,24 @@ func (s *linuxSocket) sendRun(m *outgoing, run [][]byte, to *endpoint, done <-ch
 			return 0, nil
 		case len(run) > 1 && (err == unix.EMSGSIZE || err == unix.EINVAL):
 			// The path's MTU is below the datagrams' size: alone they are fragmented (fault 47).
-			to.refuseSegmentation()
+			s.refuse(run[0], to, scope)
 			return 0, nil
 		case err == unix.ECONNREFUSED && !refused:
 			refused = true // reported for an earlier datagram, this one was not sent
 		default:
+			if err == unix.EMSGSIZE { // the user's Control hook forbids fragments (IP_MTU_DISCOVER, ip(7))
+				s.refuse(run[0], to, scope)
+			}
 			return 0, os.NewSyscallError("sendmsg", err)
 		}
+	}
+}
+
+// refuse notes that a path does not take a datagram. Those that are lost for it may be many: the system is not asked for
+// each.
+func (s *linuxSocket) refuse(b []byte, to *endpoint, scope uint32) {
+	if !to.path.known(len(b)) {
+		to.path.refuse(len(b), s.largest(to.dst, scope))
 	}
 }
 

@@ -89,7 +89,7 @@ func TestSourceThatIsNotOurs(t *testing.T) {
 		}
 		got, _ := pb.get(t, len(want))
 		checkEqual(t, got, want)
-		if to.SrcIP().IsValid() || !to.segmentable() || !a.sock().socket.(*linuxSocket).segment.Load() {
+		if to.SrcIP().IsValid() || !to.path.segmentable(1424) || !a.sock().socket.(*linuxSocket).segment.Load() {
 			t.Errorf("%s: source %v, segmentation is given up", ip.loopback, to.SrcIP())
 		}
 	}

@@ -235,7 +235,7 @@ func TestWeather(t *testing.T) {
 			n := wgnettest.NewNetwork(t, wgnettest.Config{Names: []string{"a", "b"}, Seed: 1})
 			n.SetLink(n.Nodes[0], n.Nodes[1], c.link)
 			const size = 200_000
-			if got := transfer(t, n.Nodes[0].Net, n.Nodes[1].Net, 1, size, func(int) {}); got < size {
+			if got := transfer(t, connect(t, n.Nodes[0].Net, n.Nodes[1].Net, 1), size, func(int) {}); got < size {
 				t.Errorf("%d bytes arrived", got)
 			}
 			if s := n.Stats(n.Nodes[0], n.Nodes[1]); c.did(s) == 0 {

@@ -286,7 +286,7 @@ func TestRoaming(t *testing.T) {
 	n := wgnettest.NewNetwork(t, wgnettest.Config{Names: []string{"a", "b"}})
 	a, b := n.Nodes[0], n.Nodes[1]
 	moved := 0
-	total := transfer(t, a.Net, b.Net, 1, 8<<20, func(received int) {
+	total := transfer(t, connect(t, a.Net, b.Net, 1), 8<<20, func(received int) {
 		if received <= (moved+1)<<20 {
 			return
 		}

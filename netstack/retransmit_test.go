@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: MIT
+
+package netstack_test
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+
+	"example.com/wgnet/netstack"
+)
+
+// TestKnowsSender fails when a new version of gVisor has other private fields: RACK would be off with it.
+func TestKnowsSender(t *testing.T) {
+	if !netstack.KnowsSender() {
+		t.Error("gVisor's TCP sender is not what netstack/retransmit.go knows: adapt senderFields, or do without it if TestRetransmission passes so")
+	}
+}
+
+// TestRetransmission is fault 49's worst case, connections that stand still for ever: the first packets are lost and
+// repaired, then all of the end, its probe included. If nothing needs to be revived here any more, gVisor has been
+// repaired, and netstack/retransmit.go may go.
+func TestRetransmission(t *testing.T) {
+	const (
+		conns  = 32
+		window = 10 * 1340 // the initial one (RFC 6928)
+		size   = window + 3000
+	)
+	a, b := newStacks(t)
+	begin := map[uint16]uint32{} // by port: the data's first sequence number
+	times := map[[2]uint32]int{} // by port and place: how often it was sent
+	joinFiltered(t, a, b, func(p []byte) (lost bool) {
+		tcp := header.TCP(header.IPv4(p).Payload())
+		port := tcp.SourcePort()
+		if tcp.Flags().Contains(header.TCPFlagSyn) {
+			begin[port] = tcp.SequenceNumber() + 1
+		}
+		if len(tcp.Payload()) == 0 {
+			return false
+		}
+		at := tcp.SequenceNumber() - begin[port]
+		times[[2]uint32{uint32(port), at}]++
+		n := times[[2]uint32{uint32(port), at}]
+		return at < window/2 && n == 1 || at >= window && n <= 2
+	})
+	want := bytes.Repeat([]byte("0123456789abcdef"), size/16+1)[:size]
+	deadline := time.Now().Add(20 * time.Second)
+	var transfers sync.WaitGroup
+	for range conns {
+		c, s := tcpPair(t, a, b, addrB4)
+		if err := errors.Join(c.SetDeadline(deadline), s.SetDeadline(deadline)); err != nil {
+			t.Fatal(err)
+		}
+		transfers.Go(func() { // ends with the deadline at the latest
+			if _, err := c.Write(want); err != nil {
+				t.Error(err)
+				return
+			}
+			got := make([]byte, size)
+			if n, err := io.ReadFull(s, got); err != nil {
+				t.Errorf("%d bytes of %d arrived: %v", n, size, err)
+			} else if !bytes.Equal(got, want) {
+				t.Error("what arrived is not what was sent")
+			}
+		})
+	}
+	transfers.Wait()
+	revived := a.Revived()
+	t.Logf("%d timers were revived", revived)
+	if revived == 0 {
+		t.Error("no connection stood still")
+	}
+}
+
+// joinFiltered is join, but that the packets from a to b go through a filter, which one goroutine calls.
+func joinFiltered(tb testing.TB, a, b *netstack.Stack, lost func(packet []byte) bool) {
+	da, db := a.Device(), b.Device()
+	var wg sync.WaitGroup
+	wg.Go(func() { carry(tb, db, da) })
+	wg.Go(func() { // ends when da is closed
+		bufs, sizes := make([][]byte, da.BatchSize()), make([]int, da.BatchSize())
+		for i := range bufs {
+			bufs[i] = make([]byte, 1<<16)
+		}
+		for {
+			n, err := da.Read(bufs, sizes, 0)
+			if err != nil {
+				return
+			}
+			for i := range n {
+				if p := bufs[i][:sizes[i]]; !lost(p) {
+					if _, err := db.Write([][]byte{p}, 0); err != nil && !errors.Is(err, os.ErrClosed) {
+						tb.Errorf("Write: %v", err)
+					}
+				}
+			}
+		}
+	})
+	tb.Cleanup(func() {
+		_ = da.Close() // never fails
+		_ = db.Close()
+		wg.Wait()
+	})
+}
