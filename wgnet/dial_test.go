@@ -15,26 +15,7 @@ import (
 	"time"
 
 	"example.com/wgnet/wgnet"
-	"golang.org/x/net/nettest"
 )
-
-// The net package's own test of a net.Conn, through two Nets.
-func TestTCPConnIsANetConn(t *testing.T) {
-	a, b := newPair(t)
-	l, port := listen(t, b, ":0")
-	nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) {
-		if c1, err = a.Dial("tcp", "b:"+port); err != nil {
-			return nil, nil, nil, err
-		}
-		if c2, err = l.Accept(); err != nil {
-			return nil, nil, nil, errors.Join(err, c1.Close())
-		}
-		return c1, c2, func() {
-			_ = c1.Close() // the test may have closed them
-			_ = c2.Close()
-		}, nil
-	})
-}
 
 func TestDial(t *testing.T) {
 	a, b := newPair(t)

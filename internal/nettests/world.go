@@ -74,6 +74,11 @@ func Conformance(t *testing.T, host func(netip.Addr) *World, worlds func(t *test
 						got.notTCP, got.notUDP = want.notTCP, want.notUDP
 						c.run(t, got)
 						if !slices.Equal(want.notes, got.notes) {
+							// On the host, another program may have taken the port that a case wants to have again.
+							want = host(loopback)
+							c.run(t, want)
+						}
+						if !slices.Equal(want.notes, got.notes) {
 							t.Errorf("the host:\n\t%s\n%s:\n\t%s", strings.Join(want.notes, "\n\t"), got.Name, strings.Join(got.notes, "\n\t"))
 						}
 					}
