@@ -13,7 +13,7 @@ import (
 
 // blackHole returns an address at which SYNs are lost: a listener's whose queue is full (listen(2), with a backlog of 0
 // one connection waits).
-func blackHole(t *testing.T) string {
+func blackHole(t testing.TB) string {
 	t.Helper()
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {

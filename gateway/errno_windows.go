@@ -4,7 +4,8 @@ package gateway
 
 import "syscall"
 
-// What Winsock answers: package syscall has made-up numbers under the names that it shares with other systems.
+// What Winsock answers: package syscall has made-up numbers under the names that it shares with other systems,
+// which are those of our own errors.
 const (
 	wsaEACCES       = syscall.Errno(10013)
 	wsaEMSGSIZE     = syscall.Errno(10040)
@@ -20,9 +21,9 @@ const (
 
 // answers are the errors of sockets that say what became of a packet, and what they are to the peer.
 var answers = []answer{
-	{syscall.ECONNREFUSED, []error{wsaECONNREFUSED, wsaECONNRESET}},
-	{syscall.EHOSTUNREACH, []error{wsaEHOSTUNREACH, wsaEHOSTDOWN}},
-	{syscall.ENETUNREACH, []error{wsaENETUNREACH, wsaENETDOWN, wsaEAFNOSUPPORT}},
+	{syscall.ECONNREFUSED, []error{syscall.ECONNREFUSED, wsaECONNREFUSED, wsaECONNRESET}},
+	{syscall.EHOSTUNREACH, []error{syscall.EHOSTUNREACH, wsaEHOSTUNREACH, wsaEHOSTDOWN}},
+	{syscall.ENETUNREACH, []error{syscall.ENETUNREACH, wsaENETUNREACH, wsaENETDOWN, wsaEAFNOSUPPORT}},
 	{syscall.EACCES, []error{wsaEACCES}},
 }
 

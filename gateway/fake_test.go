@@ -21,6 +21,7 @@ type fakeFlow struct {
 	network, name, id string
 	dst               netip.AddrPort
 	toPeer            bool
+	unreachable       error // what Forward fails with
 	ctx               context.Context
 	pair              func() (inside, client net.Conn, err error) // what Accept makes
 
@@ -36,9 +37,10 @@ var (
 	errForwarded = errors.New("forwarded")
 )
 
-func newFlow(t *testing.T, peer, network, dst string) *fakeFlow {
+// newFlow is a flow that lasts as long as the test; without one, its maker ends it.
+func newFlow(t testing.TB, peer, network, dst string) *fakeFlow {
 	f := &fakeFlow{
-		network: network, name: peer, id: "key of " + peer, dst: netip.MustParseAddrPort(dst), ctx: t.Context(),
+		network: network, name: peer, id: "key of " + peer, dst: netip.MustParseAddrPort(dst), ctx: context.Background(),
 		answered: make(chan struct{}), refused: make(chan error, 1), pair: tcpPair,
 	}
 	if network != networkTCP {
@@ -47,6 +49,10 @@ func newFlow(t *testing.T, peer, network, dst string) *fakeFlow {
 			return a, b, nil
 		}
 	}
+	if t == nil {
+		return f
+	}
+	f.ctx = t.Context()
 	t.Cleanup(func() {
 		if f.client != nil {
 			f.client.Close()
@@ -87,6 +93,9 @@ func (f *fakeFlow) Accept() (net.Conn, error) {
 }
 
 func (f *fakeFlow) Forward() error {
+	if f.unreachable != nil {
+		return f.unreachable
+	}
 	f.decide(errForwarded)
 	return nil
 }
@@ -103,7 +112,7 @@ func (f *fakeFlow) Refuse(reason error) {
 func (f *fakeFlow) Drop() { f.decide(errDropped) }
 
 // wait returns the flow's answer.
-func (f *fakeFlow) wait(t *testing.T) error {
+func (f *fakeFlow) wait(t testing.TB) error {
 	t.Helper()
 	select {
 	case <-f.answered:
@@ -115,7 +124,7 @@ func (f *fakeFlow) wait(t *testing.T) error {
 }
 
 // accepted is the client's end of a flow that must have been accepted.
-func (f *fakeFlow) accepted(t *testing.T) net.Conn {
+func (f *fakeFlow) accepted(t testing.TB) net.Conn {
 	t.Helper()
 	if err := f.wait(t); err != nil {
 		t.Fatalf("the flow was turned away: %v", err)
@@ -177,7 +186,7 @@ func waitFor(t *testing.T, what string, done <-chan struct{}) {
 }
 
 // listenTCP serves each connection with serve, which is waited for.
-func listenTCP(t *testing.T, address string, serve func(*net.TCPConn)) net.Listener {
+func listenTCP(t testing.TB, address string, serve func(*net.TCPConn)) net.Listener {
 	t.Helper()
 	l, err := net.Listen("tcp", address)
 	if err != nil {

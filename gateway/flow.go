@@ -56,7 +56,8 @@ type Flow interface {
 	// what is read is a request, what is written is a reply.
 	Accept() (net.Conn, error)
 
-	// Forward leaves the flow's packets to the tunnel, which sends them on to the peer that serves the destination.
+	// Forward leaves the flow's packets to the tunnel, which sends them on to the peer that serves the destination. If
+	// that cannot be reached, it is an error, and the flow may still be refused.
 	Forward() error
 
 	// Refuse tells the peer why not: ECONNREFUSED, EHOSTUNREACH, ENETUNREACH or EACCES. After Accept, on UDP, it

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -246,6 +247,15 @@ func TestHub(t *testing.T) {
 	waitFor(t, "the denied flow's end", ended[3])
 	if s := g.Status(); s.Open != 3 || s.Denied != 1 || s.Accepted != 0 || s.Peers[0].Open != 3 {
 		t.Errorf("status %+v", s)
+	}
+	away := newFlow(t, "laptop", "tcp", "10.0.0.4:80")
+	away.toPeer, away.unreachable = true, syscall.EHOSTUNREACH
+	g.Serve(away)
+	if err := away.wait(t); !errors.Is(err, syscall.EHOSTUNREACH) {
+		t.Errorf("to a peer that is away: %v, want EHOSTUNREACH", err)
+	}
+	if s := g.Status(); s.Open != 3 || s.Refused != 1 {
+		t.Errorf("status %+v", s.Counters)
 	}
 	if err := g.SetRules(nil); err != nil {
 		t.Fatal(err)

@@ -244,23 +244,21 @@ func (g *Gateway) verdict(r *request) verdict {
 	return g.policy.Load().decide(r.from, r.Network(), r.dst, kind)
 }
 
-func (g *Gateway) deny(r *request, why string) {
+func (g *Gateway) deny(r *request, why func() string) {
 	r.count(func(c *counters) { c.denied.Add(1) })
-	g.denied.log(g.log, slog.LevelInfo, "flow denied", r, slog.String("reason", why))
+	g.denied.log(g.log, slog.LevelInfo, "flow denied", r, slog.Any("reason", reason(why)))
 	r.Refuse(syscall.EACCES)
 }
 
 // forward leaves a flow between two peers to the tunnel, and ends it there when the rules have changed. It returns why
 // the flow ended.
 func (g *Gateway) forward(f *flow) error {
+	stop := context.AfterFunc(f.ctx, f.Drop) // which does nothing if the tunnel itself has ended it
+	defer stop()
 	if err := f.Forward(); err != nil {
-		f.count(func(c *counters) { c.failed.Add(1) })
-		g.failed.log(g.log, slog.LevelWarn, "flow not forwarded", &f.request, slog.Any("error", err))
-		f.Drop()
-		return err
+		return g.turnAway(f, err)
 	}
 	f.count(func(c *counters) { c.forwarded.Add(1) })
 	<-f.ctx.Done()
-	f.Drop() // which does nothing if the tunnel itself has ended it
 	return context.Cause(f.ctx)
 }

@@ -49,3 +49,9 @@ func (r *request) attrs() []slog.Attr {
 		slog.Any("source", r.Source()), slog.Any("destination", r.dst),
 	}
 }
+
+// A reason is words that are put together only if they are written.
+type reason func() string
+
+// LogValue implements [slog.LogValuer].
+func (r reason) LogValue() slog.Value { return slog.StringValue(r()) }

@@ -208,14 +208,15 @@ func newPolicy(rules []Rule) (*policy, error) {
 // A verdict is what the policy says of a flow.
 type verdict struct {
 	allowed bool
-	special bool   // it is allowed although the address is special
-	why     string // for a person
+	special bool // it is allowed although the address is special
+	why     func() string
 }
 
-// decide applies the first rule that matches. kind is what is special about dst's address.
+// decide applies the first rule that matches. kind is what is special about dst's address. The reason, for a person, is
+// made when it is asked for: most flows are allowed, and floods are not to cost more than they must.
 func (p *policy) decide(from source, network string, dst netip.AddrPort, kind special) verdict {
 	if kind.never {
-		return verdict{why: dst.Addr().String() + " is " + kind.what + ", where no flow can go"}
+		return verdict{why: func() string { return dst.Addr().String() + " is " + kind.what + ", where no flow can go" }}
 	}
 	embedded, _ := embedded4(dst.Addr())
 	for i := range p.rules {
@@ -225,11 +226,13 @@ func (p *policy) decide(from source, network string, dst netip.AddrPort, kind sp
 		}
 		return verdict{
 			allowed: r.Action == Allow, special: r.Action == Allow && kind.what != "",
-			why: fmt.Sprintf("rule %d: %v", i+1, r),
+			why: func() string { return fmt.Sprintf("rule %d: %v", i+1, r) },
 		}
 	}
-	if kind.what != "" {
-		return verdict{why: dst.Addr().String() + " is " + kind.what + ", which a rule allows only if it says special"}
-	}
-	return verdict{why: "no rule allows it"}
+	return verdict{why: func() string {
+		if kind.what != "" {
+			return dst.Addr().String() + " is " + kind.what + ", which a rule allows only if it says special"
+		}
+		return "no rule allows it"
+	}}
 }

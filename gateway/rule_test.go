@@ -117,7 +117,7 @@ func TestSpecial(t *testing.T) {
 				}
 				v := p.decide(source{id: "key"}, networkTCP, dst, kind)
 				if v.allowed != rules.want {
-					t.Errorf("%s: allowed %v (%s, %+v), want %v", rules.name, v.allowed, v.why, kind, rules.want)
+					t.Errorf("%s: allowed %v (%s, %+v), want %v", rules.name, v.allowed, v.why(), kind, rules.want)
 				}
 				if v.special != (v.allowed && tc.want == special) {
 					t.Errorf("%s: special %v", rules.name, v.special)
@@ -186,8 +186,8 @@ func TestDecide(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			dst := netip.MustParseAddrPort(tc.dst)
 			v := p.decide(tc.from, tc.network, dst, testOwn().kind(dst.Addr()))
-			if v.allowed != tc.want || !strings.Contains(v.why, tc.why) {
-				t.Errorf("allowed %v (%s), want %v (%s)", v.allowed, v.why, tc.want, tc.why)
+			if v.allowed != tc.want || !strings.Contains(v.why(), tc.why) {
+				t.Errorf("allowed %v (%s), want %v (%s)", v.allowed, v.why(), tc.want, tc.why)
 			}
 		})
 	}

@@ -109,17 +109,17 @@ func (g *Gateway) accept(f *flow) (net.Conn, error) {
 
 // turnAway answers the peer as the target answered, and returns why.
 func (g *Gateway) turnAway(f *flow, err error) error {
-	reason := refusal(err)
+	answer := refusal(err)
 	switch {
 	case f.ctx.Err() != nil:
 		err = context.Cause(f.ctx)
 		f.count(func(c *counters) { c.failed.Add(1) })
 		f.Drop()
 	case errors.Is(err, errNotAllowed):
-		g.deny(&f.request, err.Error())
-	case reason != nil:
+		g.deny(&f.request, err.Error)
+	case answer != nil:
 		f.count(func(c *counters) { c.refused.Add(1) })
-		f.Refuse(reason)
+		f.Refuse(answer)
 	default:
 		f.count(func(c *counters) { c.failed.Add(1) })
 		var timeout net.Error

@@ -14,7 +14,7 @@ import (
 )
 
 // listenUDP gives each datagram to serve, which may answer by write.
-func listenUDP(t *testing.T, address string, serve func(c *net.UDPConn, b []byte, from netip.AddrPort)) *net.UDPConn {
+func listenUDP(t testing.TB, address string, serve func(c *net.UDPConn, b []byte, from netip.AddrPort)) *net.UDPConn {
 	t.Helper()
 	pc, err := net.ListenPacket("udp", address)
 	if err != nil {

@@ -4,6 +4,7 @@ package netstack
 
 import (
 	"time"
+	"unsafe"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -23,6 +24,7 @@ const (
 	KeepaliveIdle      = keepaliveIdle
 	KeepaliveInterval  = keepaliveInterval
 	KeepaliveCount     = keepaliveCount
+	MaxSegment         = maxSegment
 )
 
 // Endpoints counts the sockets that gVisor knows of, half-closed ones included.
@@ -181,7 +183,15 @@ const (
 )
 
 // Revived counts the retransmission timers that gVisor had not armed.
-func (s *Stack) Revived() uint64 { return s.again.revived.Load() }
+func (s *Stack) Revived() uint64 { return s.senders.revived.Load() }
 
-// KnowsSender says whether gVisor's private fields are those that the watch over retransmissions looks at.
+// KnowsSender says whether gVisor's private fields are those that the watch over senders looks at.
 func KnowsSender() bool { return senderFields() != nil }
+
+// SegmentSize is the bound of the connection's segments now, in bytes.
+func (c *TCPConn) SegmentSize() int {
+	ep := c.ep.(*tcp.Endpoint)
+	ep.LockUser()
+	defer ep.UnlockUser()
+	return int(*field[uint32](unsafe.Pointer(ep), senderFields().segment))
+}

@@ -14,11 +14,6 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
-// maxSegment bounds the segments that TCP sends, in bytes: eight packets of the usual MTU. Larger ones are faster where
-// nothing is lost, 65,535 by a third. But gVisor has a segment acknowledged, or takes it for lost, as a whole: with 10 % of
-// the packets lost, nearly every large one has to go out again and again, and connections stand still.
-const maxSegment = 8 * 1420
-
 // link is the stack's link endpoint: the queues between gVisor and the device's TUN reader.
 //
 // Its invariants:
@@ -35,7 +30,7 @@ type link struct {
 	ended   chan struct{} // closed by close
 	wake    chan struct{} // holds one token when there may be something to read
 	silence *silenceWatch
-	again   *retransmitWatch
+	senders *senderWatch
 	routes  *atomic.Pointer[routeTable]
 	taps    *tapList
 	begin   time.Time // where the link's time begins
@@ -71,7 +66,7 @@ type link struct {
 func newLink(s *Stack, cfg Config) *link {
 	return &link{
 		mtu: uint32(cfg.MTU), ended: make(chan struct{}), wake: make(chan struct{}, 1),
-		silence: s.silence, again: s.again, routes: &s.routes, taps: &s.taps, begin: time.Now(),
+		silence: s.silence, senders: s.senders, routes: &s.routes, taps: &s.taps, begin: time.Now(),
 		needSession: cfg.NeedSession, reads: cfg.Read, maxInFlight: cfg.MaxInFlight,
 		queues:    map[PeerID]*peerQueue{},
 		endpoints: map[tcpip.NetworkProtocolNumber]stack.NetworkEndpoint{},
@@ -128,7 +123,7 @@ func (l *link) pushLocked(pkt *stack.PacketBuffer, class packetClass) {
 		return
 	}
 	if class == classStream {
-		l.again.sent()
+		l.senders.sent()
 	}
 	q := l.queueLocked(peer)
 	if limit := class.limit(); limit > 0 && q.counts[class] >= limit {
@@ -414,8 +409,10 @@ func (l *link) IsAttached() bool {
 // SupportedGSO implements [stack.GSOEndpoint]: TCP may send segments of any size, and read cuts them.
 func (l *link) SupportedGSO() stack.SupportedGSO { return stack.HostGSOSupported }
 
-// GSOMaxSize implements [stack.GSOEndpoint].
-func (l *link) GSOMaxSize() uint32 { return maxSegment }
+// GSOMaxSize implements [stack.GSOEndpoint]. It is what a connection begins with: senderWatch fits it to the path.
+func (l *link) GSOMaxSize() uint32 {
+	return segmentSize(firstSegment, int(l.mtu)-header.IPv4MinimumSize-header.TCPMinimumSize-header.TCPOptionsMaximumSize)
+}
 
 // MTU implements [stack.NetworkLinkEndpoint].
 func (l *link) MTU() uint32 { return l.mtu }

@@ -35,7 +35,7 @@ type queueTest struct {
 
 func newQueueTest(tb testing.TB, gated bool, maxInFlight int) *queueTest {
 	s := &Stack{done: make(chan struct{})}
-	s.silence, s.again = newSilenceWatch(&s.routes, nil), newRetransmitWatch(nil)
+	s.silence, s.senders = newSilenceWatch(&s.routes, nil), newSenderWatch(nil)
 	q := &queueTest{tb: tb}
 	cfg := Config{MTU: DefaultMTU, MaxInFlight: maxInFlight}
 	if gated {

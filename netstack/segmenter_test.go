@@ -392,7 +392,7 @@ func TestSegmenterDropsWhatDoesNotFit(t *testing.T) {
 
 func newTestLink() *link {
 	s := &Stack{done: make(chan struct{})}
-	s.silence, s.again = newSilenceWatch(&s.routes, nil), newRetransmitWatch(nil)
+	s.silence, s.senders = newSilenceWatch(&s.routes, nil), newSenderWatch(nil)
 	return newLink(s, Config{MTU: DefaultMTU})
 }
 

@@ -86,7 +86,7 @@ type Stack struct {
 	link    *link
 	inbound inbound
 	silence *silenceWatch
-	again   *retransmitWatch
+	senders *senderWatch
 	transit *transit
 	closing closingList
 	taps    tapList
@@ -151,7 +151,7 @@ func New(cfg Config) (*Stack, error) {
 		},
 		HandleLocal: true,
 	})
-	s.again = newRetransmitWatch(s.endpoints)
+	s.senders = newSenderWatch(s.endpoints)
 	s.link = newLink(s, cfg)
 	s.transit = newTransit(s, cfg)
 	if err := s.setUp(own); err != nil {
@@ -306,7 +306,7 @@ func (s *Stack) Close() error {
 		}
 		s.stack.Wait()
 		s.transit.wait()
-		s.again.close()
+		s.senders.close()
 	})
 	return nil
 }

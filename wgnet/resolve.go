@@ -19,7 +19,7 @@ func newNetFinder(n *Net) *finder {
 	f.quiet = func(p *peer) time.Duration { return time.Duration(n.tunnel.now() - p.initiated.Load()) }
 	f.point = n.pointPeer
 	f.note = n.noteEndpoint
-	f.again = n.tunnel.initiateNow
+	f.again = func(p *peer) { n.tunnel.initiateNow(p) }
 	return f
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"runtime"
 	"runtime/debug"
@@ -337,12 +338,18 @@ func (r *run) settled() sample {
 	return r.sample()
 }
 
-// sample measures after all finalizers and pools have had their turn.
+// sample measures when all finalizers and pools have had their turn: when several collections in a row free nothing.
 func (r *run) sample() sample {
-	for range 4 {
-		runtime.GC()
-	}
+	const most, steady = 30, 4
 	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
+	least, same := uint64(math.MaxUint64), 0
+	for i := 0; i < most && same < steady; i++ {
+		runtime.GC()
+		pause(context.Background(), time.Millisecond) // for the finalizers, which run beside
+		runtime.ReadMemStats(&m)
+		if same++; m.HeapAlloc < least-least/100 {
+			least, same = m.HeapAlloc, 0
+		}
+	}
 	return sample{time.Since(r.begun), runtime.NumGoroutine(), m.HeapAlloc}
 }

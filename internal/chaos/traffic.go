@@ -58,7 +58,7 @@ func (c *call) address(from *life, to *member, port int) string {
 	return net.JoinHostPort(host, fmt.Sprint(port))
 }
 
-// connect dials a member's TCP server. In calm weather a second try is granted, and counted: a SYN may meet the TIME_WAIT
+// connect dials a member's TCP server, and checks whom it has got. In calm weather a second try is granted, and counted: a SYN may meet the TIME_WAIT
 // of a stack that was there before, which ignores it for a minute.
 func (c *call) connect(from *life, to *member) (net.Conn, error) {
 	address := c.address(from, to, port)
@@ -72,6 +72,10 @@ func (c *call) connect(from *life, to *member) (net.Conn, error) {
 		}
 		if err != nil {
 			return nil, err
+		}
+		if p, ok := wgnet.PeerOf(conn); from.net != nil && (!ok || p.Name != to.name) {
+			conn.Close()
+			return nil, fmt.Errorf("%w: the peer behind a connection to %s is %q, %v", errWrong, to.name, p.Name, ok)
 		}
 		deadline, _ := c.ctx.Deadline()
 		return conn, conn.SetDeadline(deadline)

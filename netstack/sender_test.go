@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,18 +20,18 @@ import (
 // TestKnowsSender fails when a new version of gVisor has other private fields: RACK would be off with it.
 func TestKnowsSender(t *testing.T) {
 	if !netstack.KnowsSender() {
-		t.Error("gVisor's TCP sender is not what netstack/retransmit.go knows: adapt senderFields, or do without it if TestRetransmission passes so")
+		t.Error("gVisor's TCP sender is not what netstack/sender.go knows: adapt senderFields")
 	}
 }
 
 // TestRetransmission is fault 49's worst case, connections that stand still for ever: the first packets are lost and
 // repaired, then all of the end, its probe included. If nothing needs to be revived here any more, gVisor has been
-// repaired, and netstack/retransmit.go may go.
+// repaired, and netstack/sender.go need not do it.
 func TestRetransmission(t *testing.T) {
 	const (
 		conns  = 32
 		window = 10 * 1340 // the initial one (RFC 6928)
-		size   = window + 3000
+		size   = window + 1000
 	)
 	a, b := newStacks(t)
 	begin := map[uint16]uint32{} // by port: the data's first sequence number
@@ -47,7 +48,7 @@ func TestRetransmission(t *testing.T) {
 		at := tcp.SequenceNumber() - begin[port]
 		times[[2]uint32{uint32(port), at}]++
 		n := times[[2]uint32{uint32(port), at}]
-		return at < window/2 && n == 1 || at >= window && n <= 2
+		return at < 3*1340 && n == 1 || at >= window && n <= 2
 	})
 	want := bytes.Repeat([]byte("0123456789abcdef"), size/16+1)[:size]
 	deadline := time.Now().Add(20 * time.Second)
@@ -76,6 +77,40 @@ func TestRetransmission(t *testing.T) {
 	if revived == 0 {
 		t.Error("no connection stood still")
 	}
+}
+
+// TestSegmentSize sends over a path where nothing is lost, and then every tenth packet.
+func TestSegmentSize(t *testing.T) {
+	a, b := newStacks(t)
+	var bad atomic.Bool
+	n := 0
+	joinFiltered(t, a, b, func([]byte) (lost bool) {
+		n++
+		return bad.Load() && n%10 == 0
+	})
+	c, s := tcpPair(t, a, b, addrB4)
+	var wg sync.WaitGroup
+	wg.Go(func() { // until c is closed
+		block := make([]byte, 1<<20)
+		for {
+			if _, err := c.Write(block); err != nil {
+				return
+			}
+		}
+	})
+	wg.Go(func() { _, _ = io.Copy(io.Discard, s) }) // until s is closed
+	first := c.SegmentSize()
+	if !eventually(func() bool { return c.SegmentSize() == netstack.MaxSegment }) {
+		t.Errorf("segments of %d bytes where nothing is lost, %d at first, want %d", c.SegmentSize(), first, netstack.MaxSegment)
+	}
+	bad.Store(true)
+	if !eventually(func() bool { return c.SegmentSize() < first }) {
+		t.Errorf("segments of %d bytes where packets are lost, want fewer than %d", c.SegmentSize(), first)
+	}
+	if err := errors.Join(c.Close(), s.Close()); err != nil {
+		t.Error(err)
+	}
+	wg.Wait()
 }
 
 // joinFiltered is join, but that the packets from a to b go through a filter, which one goroutine calls.
