@@ -15,6 +15,7 @@ import (
 // What tests outside of the package may see of it.
 
 const (
+	Backlog            = backlog
 	MaxTimeWait        = maxTimeWait
 	MaxClosing         = maxClosing
 	MaxDatagramPackets = maxDatagramPackets
@@ -54,9 +55,6 @@ func (s *Stack) SetPortRange(first, last uint16) {
 		panic(err.String())
 	}
 }
-
-// InboundDropped counts the packets that Device.Write refused.
-func (s *Stack) InboundDropped() uint64 { return s.inbound.dropped.Load() }
 
 // LinkQueue is the state of the link's queue.
 type LinkQueue struct {
