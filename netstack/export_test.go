@@ -138,6 +138,9 @@ func (s *Stack) SetFlowLimits(flows, peerFlows, undecided, peerUndecided, spared
 	l.flows, l.peerFlows, l.undecided, l.peerUndecided, l.spared = flows, peerFlows, undecided, peerUndecided, spared
 }
 
+// SetPeerBuffered lowers the bound of what waits in a peer's flows, in bytes.
+func (s *Stack) SetPeerBuffered(n int64) { s.transit.limits.peerBuffered = n }
+
 // ExpireFlows does what happens when so much time has passed without a packet.
 func (s *Stack) ExpireFlows(after time.Duration) { s.transit.expire(s.transit.now() + after) }
 

@@ -359,3 +359,15 @@ func TestFinderBound(t *testing.T) {
 		}
 	})
 }
+
+// Of the addresses of a name, the first few are tried.
+func TestEndpointAddressesBounded(t *testing.T) {
+	var found []netip.Addr
+	for i := range byte(100) {
+		found = append(found, netip.AddrFrom4([4]byte{192, 0, 2, i + 1}))
+	}
+	s := &search{endpoint: endpoint{port: 7}}
+	if got := s.usable(found); len(got) != maxEndpointAddrs || got[15] != netip.MustParseAddrPort("192.0.2.16:7") {
+		t.Errorf("%d addresses: %v", len(got), got)
+	}
+}
