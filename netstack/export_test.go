@@ -25,7 +25,6 @@ const (
 	KeepaliveIdle      = keepaliveIdle
 	KeepaliveInterval  = keepaliveInterval
 	KeepaliveCount     = keepaliveCount
-	MaxSegment         = maxSegment
 )
 
 // Endpoints counts the sockets that gVisor knows of, half-closed ones included.
