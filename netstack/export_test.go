@@ -15,7 +15,6 @@ import (
 // What tests outside of the package may see of it.
 
 const (
-	Backlog            = backlog
 	MaxTimeWait        = maxTimeWait
 	MaxClosing         = maxClosing
 	MaxDatagramPackets = maxDatagramPackets
@@ -135,6 +134,13 @@ func (c *TCPConn) Buffers() (send, receive int64) {
 func (s *Stack) SetFlowLimits(flows, peerFlows, undecided, peerUndecided, spared int) {
 	l := &s.transit.limits
 	l.flows, l.peerFlows, l.undecided, l.peerUndecided, l.spared = flows, peerFlows, undecided, peerUndecided, spared
+}
+
+// SetBacklog lowers the bound of the connections that wait to be accepted.
+func (l *TCPListener) SetBacklog(n int) {
+	if err := l.ep.Listen(n); err != nil {
+		panic(err.String())
+	}
 }
 
 // SetPeerBuffered lowers the bound of what waits in a peer's flows, in bytes.

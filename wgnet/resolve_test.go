@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,10 +16,11 @@ import (
 // A hook that does not return when its context is done costs a bounded number of goroutines.
 func TestResolveEndpointNeverReturns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		calls, release := 0, make(chan struct{})
+		var calls atomic.Int32
+		release := make(chan struct{})
 		n := &Net{}
 		n.state.Store(&state{config: &Config{ResolveEndpoint: func(context.Context, string) ([]netip.Addr, error) {
-			calls++
+			calls.Add(1)
 			<-release
 			return []netip.Addr{netip.MustParseAddr("192.0.2.1")}, nil
 		}}})
@@ -32,8 +34,8 @@ func TestResolveEndpointNeverReturns(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if _, err := look(); err == nil || !strings.HasPrefix(err.Error(), "16 calls of Config.ResolveEndpoint have not returned") || calls != maxResolving {
-			t.Errorf("call %d: %v", calls, err)
+		if _, err := look(); err == nil || !strings.HasPrefix(err.Error(), "16 calls of Config.ResolveEndpoint have not returned") || calls.Load() != maxResolving {
+			t.Errorf("call %d: %v", calls.Load(), err)
 		}
 		close(release)
 		synctest.Wait()
