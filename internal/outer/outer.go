@@ -85,11 +85,9 @@ type Sockets struct {
 	// receiving serializes the receive functions of successive facades. It guards the sockets' receive state.
 	receiving sync.Mutex
 
-	mu   sync.Mutex // guards open, mark and lostBefore, and orders Open, Close, Use and Sockets.Close
+	mu   sync.Mutex // guards open and mark, and orders Open, Close, Use and Sockets.Close
 	open *session   // the facade that holds the sockets, or nil
 	mark uint32     // that a facade has set
-	// lostBefore is what the sockets before the one in use have lost.
-	lostBefore uint64
 }
 
 // active is the socket in use, and its port, which is known after its end too.
@@ -97,7 +95,11 @@ type active struct {
 	socket
 	localPort uint16
 	asked     uint16 // 0: any port would have done
+	before    uint64 // what the sockets before it have lost
 }
+
+// overflowed is what all sockets up to this one have lost.
+func (a *active) overflowed() uint64 { return a.before + a.lost() }
 
 // Open opens the sockets. A taken port is an error at once, for which errors.Is finds [syscall.EADDRINUSE]. A host
 // without IPv6 gets an IPv4 socket.
@@ -150,7 +152,7 @@ func newSockets(sock socket, cfg Config) *Sockets {
 		cfg: cfg, log: logger(cfg.Logger), batch: sock.batchSize(), closed: make(chan struct{}),
 		backlog: newBacklog(cfg.MaxBacklog),
 	}
-	s.current.Store(&active{sock, sock.port(), cfg.Port})
+	s.current.Store(&active{sock, sock.port(), cfg.Port, 0})
 	s.announced.Store(1)
 	var cancel context.CancelFunc
 	s.ctx, cancel = context.WithCancel(context.Background())
