@@ -32,9 +32,9 @@ type flowConn struct {
 
 	mu     sync.Mutex // guards what follows
 	queue  fifo[[]byte]
-	size   int   // of what is in queue, with its costs
-	err    error // why it has ended
-	missed error // an ICMP error, told once
+	size   int    // of what is in queue, with its costs
+	err    error  // why it has ended
+	missed error  // an ICMP error, told once
 	last   []byte // the beginning of the datagram that came last
 }
 
