@@ -85,9 +85,11 @@ type Sockets struct {
 	// receiving serializes the receive functions of successive facades. It guards the sockets' receive state.
 	receiving sync.Mutex
 
-	mu   sync.Mutex // guards open and mark, and orders Open, Close, Use and Sockets.Close
+	mu   sync.Mutex // guards open, mark and lostBefore, and orders Open, Close, Use and Sockets.Close
 	open *session   // the facade that holds the sockets, or nil
 	mark uint32     // that a facade has set
+	// lostBefore is what the sockets before the one in use have lost.
+	lostBefore uint64
 }
 
 // active is the socket in use, and its port, which is known after its end too.

@@ -53,6 +53,7 @@ func (p *Spare) Use() error {
 		}
 	}
 	old := s.current.Swap(&active{p.sock, p.sock.port(), p.asked})
+	s.lostBefore += old.lost()
 	p.sock = nil
 	if err := old.close(); err != nil && !errors.Is(err, net.ErrClosed) { // one that was lost is closed
 		s.log.Warn("closing the old UDP socket failed", "port", old.localPort, "err", err)
