@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -179,6 +180,10 @@ func (t *transit) unasked(src, dst netip.Addr) {
 func (t *transit) route(p *transitPacket) {
 	t.mu.Lock()
 	f := t.flows[p.key]
+	if f != nil && t.overLocked(f, p) {
+		f.endLocked(os.NewSyscallError("read", syscall.ECONNRESET))
+		f = nil
+	}
 	if f == nil {
 		f = t.beginLocked(p)
 	}
