@@ -260,5 +260,6 @@ func (g *Gateway) forward(f *flow) error {
 	}
 	f.count(func(c *counters) { c.forwarded.Add(1) })
 	<-f.ctx.Done()
+	f.Drop() // stop may come before the one that waits for the same event
 	return context.Cause(f.ctx)
 }

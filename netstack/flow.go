@@ -162,24 +162,35 @@ func (f *Flow) Forward() error {
 // A TCP client's dial fails at once in any case, and in that way where its host heeds the ICMP error: gVisor's, and so
 // ours, knows one of IPv6's only, and so fails with ENETUNREACH for all of them. ICMP errors are limited to 100 a second
 // for each peer; past it TCP gets a reset.
+//
+// After Accept of UDP or pings, until the connection is closed, it answers in the same way the datagram that has come
+// last, which the program may have passed on to where it was refused. The flow goes on.
 func (f *Flow) Refuse(reason error) {
 	t := f.transit
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if f.state != flowUndecided || len(f.held) == 0 {
-		return
+	switch {
+	case f.state == flowUndecided && len(f.held) > 0:
+		f.peer.stats.Refused++
+		t.refuseLocked(f, &f.held[len(f.held)-1], reason)
+		f.endLocked(ErrDecided)
+	case f.state == flowOpen && f.conn != nil:
+		if b := f.conn.newest(); b != nil {
+			t.refuseLocked(f, &transitPacket{b: b}, reason)
+		}
 	}
-	f.peer.stats.Refused++
-	t.refuseLocked(f, &f.held[len(f.held)-1], reason)
-	f.endLocked(ErrDecided)
 }
 
-// Drop leaves the other side without an answer. Its next packet begins another flow.
+// Drop leaves the other side without an answer. Its next packet begins another flow. During Accept it ends that call, and
+// after Forward the flow. When Accept has returned it does nothing: the connection ends by its Close.
 func (f *Flow) Drop() {
 	f.transit.mu.Lock()
 	defer f.transit.mu.Unlock()
-	if f.state == flowUndecided {
+	switch f.state {
+	case flowUndecided, flowAccepting:
 		f.peer.stats.Dropped++
+		f.endLocked(ErrDecided)
+	case flowForwarded:
 		f.endLocked(ErrDecided)
 	}
 }
@@ -228,10 +239,12 @@ func (f *Flow) holdLocked(p *transitPacket) {
 	}
 	size := len(p.b)
 	if len(f.held) > 0 && (len(f.held) >= heldPackets || f.heldSize+size > heldBytes) {
+		f.transit.unread.Add(1)
 		return
 	}
 	if f.peer.buffered.Add(int64(size)) > f.transit.limits.peerBuffered && len(f.held) > 0 {
 		f.peer.buffered.Add(-int64(size))
+		f.transit.unread.Add(1)
 		return
 	}
 	f.held = append(f.held, p.clone())

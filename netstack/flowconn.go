@@ -3,6 +3,7 @@
 package netstack
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"net"
@@ -31,9 +32,10 @@ type flowConn struct {
 
 	mu     sync.Mutex // guards what follows
 	queue  fifo[[]byte]
-	size   int   // of what is in queue, with its costs
-	err    error // why it has ended
-	missed error // an ICMP error, told once
+	size   int    // of what is in queue, with its costs
+	err    error  // why it has ended
+	missed error  // an ICMP error, told once
+	last   []byte // the beginning of the datagram that came last
 }
 
 var _ net.Conn = (*flowConn)(nil)
@@ -51,16 +53,30 @@ func (c *flowConn) deliver(p *transitPacket) {
 	cost := len(message) + messageCost
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.err != nil || c.size+cost > maxFlowBuffered {
+	if c.err != nil {
+		return
+	}
+	if c.size+cost > maxFlowBuffered {
+		c.flow.transit.unread.Add(1)
 		return
 	}
 	if buffered := &c.flow.peer.buffered; buffered.Add(int64(cost)) > c.flow.transit.limits.peerBuffered {
 		buffered.Add(-int64(cost))
+		c.flow.transit.unread.Add(1)
 		return
 	}
 	c.queue.push(append([]byte(nil), message...))
+	c.last = append(c.last[:0], p.b[:p.ipLen+echoHeader]...)
 	c.size += cost
 	c.signal()
+}
+
+// newest is the beginning of the datagram that came last, or nil: as much as an ICMP error must have of it (RFC 792), since
+// each flow keeps it.
+func (c *flowConn) newest() []byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return bytes.Clone(c.last)
 }
 
 // fail has the next call return an error that an ICMP error brought.

@@ -29,11 +29,18 @@ func (s *Stack) reopen(p *inboundPacket) {
 		return
 	}
 	a := addresses(p.packet)
-	ep, ok := s.stack.FindTransportEndpoint(p.proto, tcp.ProtocolNumber, stack.TransportEndpointID{
+	abortTimeWait(s.stack, p.proto, stack.TransportEndpointID{
 		LocalAddress: tcpip.AddrFromSlice(a[len(a)/2:]), LocalPort: h.DestinationPort(),
 		RemoteAddress: tcpip.AddrFromSlice(a[:len(a)/2]), RemotePort: h.SourcePort(),
-	}, tunnelNIC).(*tcp.Endpoint)
-	if ok && ep.EndpointState() == tcp.StateTimeWait {
-		ep.Abort()
+	})
+}
+
+// abortTimeWait ends the connection between two ends if it is in TIME_WAIT, and reports whether it was.
+func abortTimeWait(s *stack.Stack, proto tcpip.NetworkProtocolNumber, id stack.TransportEndpointID) bool {
+	ep, ok := s.FindTransportEndpoint(proto, tcp.ProtocolNumber, id, tunnelNIC).(*tcp.Endpoint)
+	if !ok || ep.EndpointState() != tcp.StateTimeWait {
+		return false
 	}
+	ep.Abort()
+	return true
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -48,6 +49,7 @@ type transit struct {
 	// unhandled is Config.Unhandled, told that it was called.
 	unhandled func(src PeerID, dst netip.Addr)
 	told      atomic.Bool
+	unread    atomic.Uint64 // packets that a flow had no room for
 	// used is set with the first handler and stays. Before, there are no flows.
 	used atomic.Bool
 
@@ -178,6 +180,10 @@ func (t *transit) unasked(src, dst netip.Addr) {
 func (t *transit) route(p *transitPacket) {
 	t.mu.Lock()
 	f := t.flows[p.key]
+	if f != nil && t.overLocked(f, p) {
+		f.endLocked(os.NewSyscallError("read", syscall.ECONNRESET))
+		f = nil
+	}
 	if f == nil {
 		f = t.beginLocked(p)
 	}

@@ -131,13 +131,17 @@ func (x *transitTCP) request(r *tcp.ForwarderRequest) {
 	a.requests <- r // accept waits for it
 }
 
-// accept completes the handshake that a SYN begins, and waits for its end. It ends it itself when ctx is done.
-func (x *transitTCP) accept(ctx context.Context, key flowKey, syn []byte) (tcpip.Endpoint, *waiter.Queue, error) {
-	proto := protocolOf(key.src.Addr())
-	id := stack.TransportEndpointID{
+// endpointID names the endpoint of a flow.
+func endpointID(key flowKey) stack.TransportEndpointID {
+	return stack.TransportEndpointID{
 		LocalAddress: gvisorAddr(key.dst.Addr()), LocalPort: key.dst.Port(),
 		RemoteAddress: gvisorAddr(key.src.Addr()), RemotePort: key.src.Port(),
 	}
+}
+
+// accept completes the handshake that a SYN begins, and waits for its end. It ends it itself when ctx is done.
+func (x *transitTCP) accept(ctx context.Context, key flowKey, syn []byte) (tcpip.Endpoint, *waiter.Queue, error) {
+	proto, id := protocolOf(key.src.Addr()), endpointID(key)
 	a := &acceptance{requests: make(chan *tcp.ForwarderRequest, 1)}
 	x.mu.Lock()
 	busy := x.waiting[id] != nil
@@ -251,6 +255,13 @@ func (t *transit) acceptTCP(f *Flow) (*TCPConn, error) {
 	f.openLocked()
 	f.peer.stats.Accepted++
 	return c, nil
+}
+
+// overLocked reports whether a packet begins a flow anew whose connection is in TIME_WAIT: see Stack.reopen. The program
+// has not closed it yet; it is ended.
+func (t *transit) overLocked(f *Flow, p *transitPacket) bool {
+	return f.state == flowOpen && p.begins() && p.kind == kindTCP && p.checksumValid() &&
+		abortTimeWait(t.tcp.stack, protocolOf(f.key.src.Addr()), endpointID(f.key))
 }
 
 // tcpStack is the second stack, or nil.

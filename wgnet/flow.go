@@ -15,7 +15,7 @@ import (
 // A Flow is what a peer begins with an address that is not the Net's own: a TCP connection, a UDP conversation, or echo
 // requests. The handler of [Net.HandleFlows] decides about it by one of Accept, Forward, Refuse and Drop; until then the
 // other side has no answer, and a few of its packets wait. The source is one of the peer's AllowedIPs, so it is the peer's
-// own word. Methods are safe for concurrent use; the first decision counts.
+// own word. Methods are safe for concurrent use; the first decision counts, but Refuse and Drop have a meaning later too.
 type Flow struct {
 	net    *Net
 	flow   *netstack.Flow
@@ -134,9 +134,13 @@ func (f *Flow) Forward() error {
 // A TCP client's dial fails at once, and with that error where its host heeds the ICMP error. Over IPv6, a client that is
 // a Net fails with ENETUNREACH for all three of them. ICMP errors are limited to 100 a second for each peer; past it TCP
 // gets a reset.
+//
+// After Accept of UDP or pings, until the connection is closed, it answers in the same way the datagram that has come
+// last: a program that has passed it on, and was refused, can say so. The flow goes on.
 func (f *Flow) Refuse(reason error) { f.flow.Refuse(reason) }
 
-// Drop leaves the other side without an answer. Its next packet begins another flow.
+// Drop leaves the other side without an answer. Its next packet begins another flow. It may come at any time: during Accept
+// it ends that call, and after Forward the flow. When Accept has returned it does nothing: the connection ends by its Close.
 func (f *Flow) Drop() { f.flow.Drop() }
 
 // ErrFlowDecided is the error of a second decision about a [Flow], or of one that comes after its handler has returned.

@@ -6,6 +6,7 @@
 //	go run ./internal/bench              # the table, as markdown
 //	go run ./internal/bench -json        # the same as JSON
 //	go run ./internal/bench -weather     # one stream over links with delay and loss, as PERFORMANCE.md has it
+//	go run ./internal/bench -flood -time 60s # what one peer's flood through a gateway costs, and does to another peer
 //	go test -bench . ./internal/bench    # single benchmarks, for benchstat
 //
 // The two sides take turns in every round, so that what the machine does meanwhile meets both; the figures are medians
@@ -27,14 +28,18 @@ func main() {
 	asJSON := flag.Bool("json", false, "print JSON instead of a table")
 	only := flag.String("only", "", "measure only what has this in its name")
 	weather := flag.Bool("weather", false, "measure one stream over links with delay and loss instead, in Mbit/s")
+	flood := flag.Bool("flood", false, "flood a gateway from one peer instead, for -time, and measure what another one feels")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		fmt.Fprintf(os.Stderr, "bench: unexpected argument %q; -h lists the flags\n", flag.Arg(0))
 		os.Exit(2)
 	}
 	mode := run
-	if *weather {
+	switch {
+	case *weather:
 		mode = weatherTables
+	case *flood:
+		mode = floodCommand
 	}
 	if err := mode(*rounds, *length, *only, *asJSON); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)

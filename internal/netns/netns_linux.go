@@ -24,7 +24,8 @@ const commandTimeout = 30 * time.Second
 
 // debian names the package of each command that a test may lack.
 var debian = map[string]string{
-	"curl": "curl", "ip": "iproute2", "ping": "iputils-ping", "wg": "wireguard-tools", "wireguard-go": "wireguard-go",
+	"curl": "curl", "dig": "bind9-dnsutils", "dnsmasq": "dnsmasq-base", "ip": "iproute2", "nft": "nftables", "nginx": "nginx-light",
+	"ping": "iputils-ping", "wg": "wireguard-tools", "wireguard-go": "wireguard-go",
 }
 
 // New makes a namespace. The commands are those that the test wants to run inside, on top of ip, wg and wireguard-go:

@@ -27,6 +27,9 @@ func (n *Namespace) Command(ctx context.Context, name string, args ...string) *e
 // Run is never reached: New skips.
 func (n *Namespace) Run(name string, args ...string) string { return "" }
 
+// Serve is never reached: New skips.
+func (n *Namespace) Serve(address, name string, args ...string) {}
+
 // Listen is never reached: New skips.
 func (n *Namespace) Listen(network, address string) net.Listener { return nil }
 
