@@ -63,6 +63,7 @@ var layers = []struct {
 	{"internal/interop", nil},
 	{"internal/memnet", nil},
 	{"internal/netns", []string{"golang.org/x/sys"}},
+	{"internal/nettests", nil},
 	{"internal/relay", nil},
 	{"internal/outer", []string{wireguard + "/conn", "golang.org/x"}},
 	{"internal/testpeer", []string{wireguard, gvisor}},

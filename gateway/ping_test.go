@@ -166,6 +166,25 @@ func TestEchoes(t *testing.T) {
 	}
 }
 
+// TestRepliesBounded: replies to a flow that takes none wait, up to a bound, and hold up nobody.
+func TestRepliesBounded(t *testing.T) {
+	var p pinger
+	p.init(nil, false)
+	replies, dst := make(chan []byte, maxReplies), netip.MustParseAddr("192.0.2.1")
+	for range 3 * maxReplies {
+		p.mu.Lock()
+		seq, ok := p.add(&echo{peer: "slow", sent: time.Now(), replies: replies, dst: dst})
+		p.mu.Unlock()
+		if !ok {
+			t.Fatal("no number")
+		}
+		p.reply([]byte{0, 0, 0, 0, byte(p.id >> 8), byte(p.id), byte(seq >> 8), byte(seq)}, &net.UDPAddr{IP: dst.AsSlice()})
+	}
+	if len(replies) != maxReplies || len(p.echoes) != 0 {
+		t.Errorf("%d replies wait, and %d requests", len(replies), len(p.echoes))
+	}
+}
+
 // TestReply: a reply is for who has asked, and for nobody else.
 func TestReply(t *testing.T) {
 	asked := &net.UDPAddr{IP: net.IPv4(192, 0, 2, 1)}

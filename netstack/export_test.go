@@ -24,7 +24,6 @@ const (
 	KeepaliveIdle      = keepaliveIdle
 	KeepaliveInterval  = keepaliveInterval
 	KeepaliveCount     = keepaliveCount
-	MaxSegment         = maxSegment
 )
 
 // Endpoints counts the sockets that gVisor knows of, half-closed ones included.
@@ -54,9 +53,6 @@ func (s *Stack) SetPortRange(first, last uint16) {
 		panic(err.String())
 	}
 }
-
-// InboundDropped counts the packets that Device.Write refused.
-func (s *Stack) InboundDropped() uint64 { return s.inbound.dropped.Load() }
 
 // LinkQueue is the state of the link's queue.
 type LinkQueue struct {
@@ -139,6 +135,16 @@ func (s *Stack) SetFlowLimits(flows, peerFlows, undecided, peerUndecided, spared
 	l := &s.transit.limits
 	l.flows, l.peerFlows, l.undecided, l.peerUndecided, l.spared = flows, peerFlows, undecided, peerUndecided, spared
 }
+
+// SetBacklog lowers the bound of the connections that wait to be accepted.
+func (l *TCPListener) SetBacklog(n int) {
+	if err := l.ep.Listen(n); err != nil {
+		panic(err.String())
+	}
+}
+
+// SetPeerBuffered lowers the bound of what waits in a peer's flows, in bytes.
+func (s *Stack) SetPeerBuffered(n int64) { s.transit.limits.peerBuffered = n }
 
 // ExpireFlows does what happens when so much time has passed without a packet.
 func (s *Stack) ExpireFlows(after time.Duration) { s.transit.expire(s.transit.now() + after) }

@@ -239,10 +239,12 @@ func (f *Flow) holdLocked(p *transitPacket) {
 	}
 	size := len(p.b)
 	if len(f.held) > 0 && (len(f.held) >= heldPackets || f.heldSize+size > heldBytes) {
+		f.transit.unread.Add(1)
 		return
 	}
 	if f.peer.buffered.Add(int64(size)) > f.transit.limits.peerBuffered && len(f.held) > 0 {
 		f.peer.buffered.Add(-int64(size))
+		f.transit.unread.Add(1)
 		return
 	}
 	f.held = append(f.held, p.clone())

@@ -53,11 +53,16 @@ func (c *flowConn) deliver(p *transitPacket) {
 	cost := len(message) + messageCost
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.err != nil || c.size+cost > maxFlowBuffered {
+	if c.err != nil {
+		return
+	}
+	if c.size+cost > maxFlowBuffered {
+		c.flow.transit.unread.Add(1)
 		return
 	}
 	if buffered := &c.flow.peer.buffered; buffered.Add(int64(cost)) > c.flow.transit.limits.peerBuffered {
 		buffered.Add(-int64(cost))
+		c.flow.transit.unread.Add(1)
 		return
 	}
 	c.queue.push(append([]byte(nil), message...))

@@ -39,6 +39,9 @@ func TestHeldPackets(t *testing.T) {
 	if _, _, _, buffered := s.FlowTable(); buffered != 0 {
 		t.Errorf("%d bytes are still accounted for", buffered)
 	}
+	if got := s.Drops().Unread; got != 2*netstack.HeldPackets {
+		t.Errorf("%d packets are counted as dropped, want %d", got, 2*netstack.HeldPackets)
+	}
 }
 
 // A program that does not read costs a bounded amount of memory.
@@ -56,6 +59,9 @@ func TestUnreadFlow(t *testing.T) {
 	}
 	if _, _, _, buffered := s.FlowTable(); buffered > netstack.MaxFlowBuffered || buffered < netstack.MaxFlowBuffered/2 {
 		t.Errorf("%d bytes wait, want at most %d", buffered, netstack.MaxFlowBuffered)
+	}
+	if got := s.Drops().Unread; got < 80 || got > 90 { // 17 fit
+		t.Errorf("%d datagrams are counted as dropped", got)
 	}
 	c.Close()
 	if _, _, _, buffered := s.FlowTable(); buffered != 0 {

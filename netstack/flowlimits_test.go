@@ -261,3 +261,30 @@ func TestCloseUnderFloodOfFlows(t *testing.T) {
 		}
 	}
 }
+
+// What waits in all flows of a peer is bounded too, before the decision and after it, and what does not fit is counted.
+func TestPeerBufferIsBounded(t *testing.T) {
+	flows, handler := flowsOf()
+	s, w := newTransit(t, handler)
+	const most, sent, size = 100_000, 100, 10_000
+	s.SetPeerBuffered(most)
+	for i := range uint16(sent) {
+		w.send(rawUDP(addrB4, addrLAN4, 1000+i, 53, make([]byte, size)))
+		c := must[net.Conn](t)((<-flows).Accept())
+		defer c.Close()
+		w.send(rawUDP(addrB4, addrLAN4, 1000+i, 53, make([]byte, size)))
+	}
+	_, _, _, buffered := s.FlowTable()
+	if buffered > most+size+1000 || buffered < most-size {
+		t.Errorf("%d bytes wait, want about %d", buffered, most)
+	}
+	if got := s.Drops().Unread; got < 2*sent-most/size-5 {
+		t.Errorf("%d of %d are counted as dropped", got, 2*sent)
+	}
+	w.send(rawUDP(addrC4, addrLAN4, 1, 53, []byte("x")))
+	c := must[net.Conn](t)((<-flows).Accept()) // another peer has its own
+	defer c.Close()
+	if n, err := c.Read(make([]byte, 10)); n != 1 || err != nil {
+		t.Errorf("another peer's datagram: %d, %v", n, err)
+	}
+}

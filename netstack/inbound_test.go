@@ -153,7 +153,7 @@ func TestInboundDrops(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			x := newTarget(t)
 			x.send(c.packet)
-			if got := x.s.InboundDropped(); got != 1 {
+			if got := x.s.Drops().Refused; got != 1 {
 				t.Errorf("%d packets counted as dropped, want 1", got)
 			}
 			select {
@@ -215,7 +215,7 @@ func TestInboundDrops(t *testing.T) {
 		})
 	}
 	x.tb = t
-	if got := x.s.InboundDropped(); got != 0 {
+	if got := x.s.Drops().Refused; got != 0 {
 		t.Errorf("%d packets were dropped before gVisor saw them", got)
 	}
 }
@@ -253,12 +253,12 @@ func TestTruncations(t *testing.T) {
 func TestLargePayloadLengths(t *testing.T) {
 	x := newTarget(t)
 	for length := 65_496; length <= 65_535; length++ {
-		before := x.s.InboundDropped()
+		before := x.s.Drops().Refused
 		short := edit(rawUDP(addrB6, addrA6, 9, 80, []byte("short")), put16(4, uint16(length)))
 		wrapped := make([]byte, 40+(length+40)&0xffff)
 		copy(wrapped, short[:40])
 		x.send(short, wrapped[:max(40, (length+40)&0xffff)])
-		if got := x.s.InboundDropped() - before; got != 2 {
+		if got := x.s.Drops().Refused - before; got != 2 {
 			t.Errorf("payload length %d: %d of 2 packets dropped", length, got)
 		}
 	}

@@ -15,6 +15,7 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
+	"example.com/wgnet/internal/nettests"
 	"example.com/wgnet/netstack"
 )
 
@@ -82,7 +83,7 @@ func TestWaitingWriter(t *testing.T) {
 	}
 	for {
 		if _, err := pc.WriteToUDPAddrPort(make([]byte, 100), to); err != nil {
-			checkPacketError(t, err, os.ErrDeadlineExceeded, true)
+			nettests.CheckError(t, err, os.ErrDeadlineExceeded, true)
 			break
 		}
 	}
@@ -106,7 +107,7 @@ func TestWaitingWriter(t *testing.T) {
 	}
 	go func() { _, err := pc.WriteToUDPAddrPort([]byte("x"), to); got <- err }() // ended by Close
 	pc.Close()
-	checkPacketError(t, <-got, net.ErrClosed, false)
+	nettests.CheckError(t, <-got, net.ErrClosed, false)
 }
 
 // Nobody waits for answers that the stack gives by itself: they are dropped beyond a bound, and counted, and

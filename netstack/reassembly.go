@@ -34,6 +34,7 @@ type reassembly struct {
 	partials map[fragmentID]*list.Element
 	oldest   list.List // of *partial, oldest first
 	cost     int
+	lost     uint64 // datagrams that were given up: too old, or no room
 }
 
 type fragmentID struct {
@@ -118,6 +119,7 @@ func (r *reassembly) add(f fragment, now time.Time) (whole []byte, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for e := r.oldest.Front(); e != nil && !now.Before(e.Value.(*partial).expires); e = r.oldest.Front() {
+		r.lost++
 		r.removeLocked(e)
 	}
 	e := r.partials[f.fragmentID]
@@ -142,9 +144,17 @@ func (r *reassembly) add(f fragment, now time.Time) (whole []byte, ok bool) {
 		return whole, true
 	}
 	for r.cost > maxReassembly {
+		r.lost++
 		r.removeLocked(r.oldest.Front())
 	}
 	return nil, true
+}
+
+// forgotten counts the datagrams that were given up.
+func (r *reassembly) forgotten() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.lost
 }
 
 // The caller holds r.mu.

@@ -42,6 +42,9 @@ func TestReassemblyTimeout(t *testing.T) {
 		t.Errorf("a packet of %d bytes, want 56", len(whole))
 	}
 	r.check(t, 1, one) // the second one has gone, the third is complete
+	if n := r.forgotten(); n != 2 {
+		t.Errorf("%d are counted as given up, want the first two", n)
+	}
 }
 
 // The bound holds, and the oldest goes first.
@@ -53,6 +56,9 @@ func TestReassemblyBound(t *testing.T) {
 		if r.cost > maxReassembly {
 			t.Fatalf("cost %d, want %d at most", r.cost, maxReassembly)
 		}
+	}
+	if n := int(r.forgotten()) + len(r.partials); n != 10_000 {
+		t.Errorf("%d are there or counted as given up, want 10000", n)
 	}
 	if whole, _ := r.add(testFragment(0, 1000, 1, false), now); whole != nil {
 		t.Error("the oldest one is still there")

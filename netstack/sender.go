@@ -9,6 +9,7 @@ import (
 	"time"
 	"unsafe"
 
+	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
@@ -28,8 +29,8 @@ const (
 	segmentHeaders = header.TCPTotalHeaderMaximumSize + 1
 )
 
-// senderWatch does for TCP senders what gVisor's do not: it sees to it that data under way has a timer, and it fits the
-// size of segments to the path. There is no public way to either. This file is the only one that looks into gVisor's
+// senderWatch does for TCP senders what gVisor's do not: it sees to it that data under way has a timer, it has a recovery
+// that lasts end by other means, and it fits the size of segments to the path. There is no public way to any of it. This file is the only one that looks into gVisor's
 // private fields, each time with the endpoint's lock; if they are not what it knows, the stack does without RACK, with
 // which a timer can be missing, and segments keep their first size.
 //
@@ -41,6 +42,13 @@ const (
 // after a recovery, the probe is the last that is ever sent, and if that does not fill the only gap the connection stands
 // still for ever. What is done then is RFC 6298's: gVisor's own handler of the timer is called as if it had expired.
 //
+// The recovery: when a queue on the path overflows, all of a window's end is lost. RACK finds that out when something that
+// was sent again is acknowledged, but SetPipe goes by the rules of RFC 6675, for which data is lost only if later data has
+// arrived: so it takes the end of the window for packets in flight, which are more than the window allows, and nothing
+// more is sent until the retransmission timer. After that it begins anew, two packets a time-out, for minutes. So RACK has
+// until the second look at a recovery; then it is switched off for that connection until it has recovered. Recovery is
+// RFC 6675's meanwhile, and after a time-out slow start over what is not acknowledged (RFC 5681, section 3.1).
+//
 // The size: large segments cost the least, 64 KiB a fifth less than eight packets. But gVisor fills the window with one if
 // it can, and where packets are lost windows are small: all that is in flight is one segment, no part of which can be found
 // lost, and only time-outs repair it. So segments are a part of the congestion window, as they are in Linux.
@@ -51,9 +59,11 @@ type senderWatch struct {
 	timer   *time.Timer
 	revived atomic.Uint64 // how often a timer was missing
 
-	// mu guards closed, and is held by a round, for which close waits. Lock order: mu, gVisor's locks, link.mu.
+	// mu guards what follows, and is held by a round, for which close waits. Lock order: mu, gVisor's locks, link.mu.
 	mu     sync.Mutex
 	closed bool
+	// recoveries are those under way at the last round, each by the last sequence number that it is about.
+	recoveries map[*tcp.Endpoint]uint32
 }
 
 func newSenderWatch(endpoints func() []stack.TransportEndpoint) *senderWatch {
@@ -79,12 +89,13 @@ func (w *senderWatch) round() {
 		return
 	}
 	w.armed.Store(false)
+	recoveries := map[*tcp.Endpoint]uint32{}
 	for _, ep := range w.endpoints() {
 		ep, ok := ep.(*tcp.Endpoint)
 		if !ok {
 			continue
 		}
-		underWay, expire := at.look(ep)
+		underWay, expire := at.look(ep, w.recoveries, recoveries)
 		if expire != nil {
 			w.revived.Add(1)
 			expire()
@@ -93,6 +104,7 @@ func (w *senderWatch) round() {
 			w.sent()
 		}
 	}
+	w.recoveries = recoveries
 }
 
 // close ends the watch. Nothing is sent any more when it is called.
@@ -103,14 +115,28 @@ func (w *senderWatch) close() {
 	w.timer.Stop()
 }
 
-// look sets the size of a connection's segments, and says whether data is under way. If there is no timer for it, expire
-// is the handler of the retransmission timer, which wants the endpoint's lock itself.
-func (at *senderOffsets) look(ep *tcp.Endpoint) (underWay bool, expire func()) {
+// look sets the size of a connection's segments, and how it recovers, and says whether data is under way. If there is no
+// timer for it, expire is the handler of the retransmission timer, which wants the endpoint's lock itself. before has the
+// recoveries of the last round, and now gets those of this one.
+func (at *senderOffsets) look(ep *tcp.Endpoint, before, now map[*tcp.Endpoint]uint32) (underWay bool, expire func()) {
 	ep.LockUser()
 	defer ep.UnlockUser()
 	endpoint := unsafe.Pointer(ep)
 	sender := *field[unsafe.Pointer](endpoint, at.sender)
-	if sender == nil || *field[uint32](sender, at.unacked) == *field[uint32](sender, at.next) {
+	if sender == nil {
+		return false, nil
+	}
+	switch *field[tcpip.CongestionControlState](sender, at.congestion) {
+	case tcpip.RTORecovery, tcpip.FastRecovery, tcpip.SACKRecovery:
+		last := *field[uint32](sender, at.recoverTo)
+		now[ep] = last
+		if was, ok := before[ep]; ok && was == last {
+			*field[tcpip.TCPRecovery](endpoint, at.recovery) = 0
+		}
+	default:
+		*field[tcpip.TCPRecovery](endpoint, at.recovery) = recoveryOption()
+	}
+	if *field[uint32](sender, at.unacked) == *field[uint32](sender, at.next) {
 		return false, nil
 	}
 	packets := *field[int](sender, at.window) / segmentsInWindow
@@ -135,8 +161,9 @@ const timerEnabled = 2
 
 // senderOffsets are where gVisor has what look looks at.
 type senderOffsets struct {
-	sender, segment                uintptr    // in an endpoint
+	sender, segment, recovery      uintptr    // in an endpoint
 	unacked, next, window, payload uintptr    // in a sender: what is under way, and cwnd in packets of some payload
+	congestion, recoverTo          uintptr    // in a sender: its state, and what is to be acknowledged for that to end
 	timers                         [3]uintptr // in a sender, that for retransmission first
 	state, callback                uintptr    // in a timer
 }
@@ -170,6 +197,9 @@ var senderFields = sync.OnceValue(func() *senderOffsets {
 	}
 	sender = sender.Elem()
 	_, at.segment = find(endpoint, reflect.Uint32, "gso", "MaxSize")
+	_, at.recovery = find(endpoint, reflect.TypeFor[tcpip.TCPRecovery]().Kind(), "tcpRecovery")
+	_, at.congestion = find(sender, reflect.TypeFor[tcpip.CongestionControlState]().Kind(), "state")
+	_, at.recoverTo = find(sender, reflect.Uint32, "TCPSenderState", "FastRecovery", "Last")
 	_, at.unacked = find(sender, reflect.Uint32, "TCPSenderState", "SndUna")
 	_, at.next = find(sender, reflect.Uint32, "TCPSenderState", "SndNxt")
 	_, at.window = find(sender, reflect.Int, "TCPSenderState", "SndCwnd")

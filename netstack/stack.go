@@ -212,10 +212,7 @@ func setOptions(st *stack.Stack) error {
 	tune := tcpSettings()
 	sack := tcpip.TCPSACKEnabled(true)
 	congestion := tcpip.CongestionControlOption(tune.Congestion)
-	recovery := tcpip.TCPRACKLossDetection
-	if tune.Recovery == "sack" || senderFields() == nil {
-		recovery = 0
-	}
+	recovery := recoveryOption()
 	// A port in TIME_WAIT may be taken again for a new connection after a second, as timestamps allow (RFC 6191);
 	// else 49,536 connections to one address within a minute are all there can be.
 	reuse := tcpip.TCPTimeWaitReuseGlobal
@@ -249,6 +246,14 @@ func tcpSettings() tcptune.Settings {
 		tune.MaxReceive = cmp.Or(other.MaxReceive, tune.MaxReceive)
 	}
 	return tune
+}
+
+// recoveryOption is how TCP finds losses: by RACK, unless that is not wanted or its faults cannot be mended.
+func recoveryOption() tcpip.TCPRecovery {
+	if tcpSettings().Recovery == "sack" || senderFields() == nil {
+		return 0
+	}
+	return tcpip.TCPRACKLossDetection
 }
 
 // Device returns a new facade for a WireGuard device: see [Device].

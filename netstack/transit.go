@@ -49,6 +49,7 @@ type transit struct {
 	// unhandled is Config.Unhandled, told that it was called.
 	unhandled func(src PeerID, dst netip.Addr)
 	told      atomic.Bool
+	unread    atomic.Uint64 // packets that a flow had no room for
 	// used is set with the first handler and stays. Before, there are no flows.
 	used atomic.Bool
 

@@ -463,6 +463,7 @@ func FuzzSOCKS(f *testing.F) {
 	f.Add([]byte{5, 255, 0}, false)                                              // fewer methods than said
 	f.Add([]byte{4, 1, 0, 80, 192, 0, 2, 1, 0}, false)                           // SOCKS 4
 	f.Add([]byte("GET / HTTP/1.1\r\n\r\n"), false)                               // another protocol
+	f.Add([]byte{5, 1, 0, 5, 1, 0, 3, 2, '[', 'x', 0, 80}, false)                // a name that is none, with a port
 	f.Fuzz(func(t *testing.T, sent []byte, password bool) {
 		var cfg Config
 		if password {

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -213,6 +214,8 @@ func readRequest(r io.Reader) (address string, err error) {
 		return "", socksError{replyCommandUnknown, fmt.Sprintf("command %d: there is 1, CONNECT, alone", head[1])}
 	case host == "":
 		return "", socksError{replyFailure, "an empty host name"}
+	case strings.ContainsAny(host, "[]"): // with a port it would be no address, or another one
+		return "", socksError{replyFailure, "a host name with a bracket"}
 	}
 	return net.JoinHostPort(host, strconv.Itoa(int(binary.BigEndian.Uint16(port[:])))), nil
 }

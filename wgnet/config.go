@@ -103,7 +103,8 @@ type Config struct {
 	ListenPacket func(ctx context.Context, network, address string) (net.PacketConn, error) `json:"-"`
 
 	// ResolveEndpoint resolves the host names in the peers' Endpoints: the only names that are ever looked up outside
-	// of the tunnel. nil asks the host's resolver. It may be called from several goroutines at once.
+	// of the tunnel. nil asks the host's resolver. It may be called from several goroutines at once, 16 at most, and has to
+	// return once its context is done.
 	ResolveEndpoint func(ctx context.Context, host string) ([]netip.Addr, error) `json:"-"`
 
 	// ResolveInterval is how often those names are looked up again, on top of when a peer does not answer: at least a

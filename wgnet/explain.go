@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -150,6 +151,10 @@ func (p *peer) where() string {
 			tried = fmt.Sprintf(", the last of %d addresses tried", e.tried)
 		}
 		return fmt.Sprintf(" at %s (%s%s)", p.Endpoint, addr, tried)
+	}
+	if slices.Contains(p.AllowedIPs, netip.PrefixFrom(addr.Addr(), addr.Addr().BitLen())) {
+		// It may be right, where the outer network has the same addresses. More often the two were mixed up.
+		return fmt.Sprintf(" at %s, an address inside of the tunnel,", addr)
 	}
 	return " at " + addr.String()
 }

@@ -221,12 +221,13 @@ func (f *finder) take(ctx context.Context, r lookedUp) {
 	s.found(f, addrs)
 }
 
-// usable are those addresses to which a datagram can be sent, each once.
+// usable are those addresses to which a datagram can be sent, each once. A zone is text, and may come from the program's
+// own resolver: one that is not an interface's would write lines of its own into the device's config.
 func (s *search) usable(found []netip.Addr) (addrs []netip.AddrPort) {
 	for _, a := range found {
 		at := netip.AddrPortFrom(a.Unmap(), s.port)
-		if a.IsValid() && !a.Unmap().IsUnspecified() && !a.Unmap().IsMulticast() && !slices.Contains(addrs, at) &&
-			len(addrs) < maxEndpointAddrs {
+		if a.IsValid() && !a.Unmap().IsUnspecified() && !a.Unmap().IsMulticast() && printable(a.Zone()) &&
+			!slices.Contains(addrs, at) && len(addrs) < maxEndpointAddrs {
 			addrs = append(addrs, at)
 		}
 	}

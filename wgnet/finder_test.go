@@ -159,7 +159,7 @@ func (w *finderWorld) check(t *testing.T, want string) {
 
 // All addresses of a name are tried, until one answers.
 func TestFinderTriesAll(t *testing.T) {
-	addrs := []string{"2001:db8::1", "2001:db8::1", "::ffff:192.0.2.1", "0.0.0.0", "224.0.0.1", "192.0.2.2"}
+	addrs := []string{"2001:db8::1", "2001:db8::1", "::ffff:192.0.2.1", "0.0.0.0", "224.0.0.1", "fe80::1%e\nremove=true", "192.0.2.2"}
 	inFinderWorld(t, 0, addrs, func(t *testing.T, w *finderWorld, p *peer) {
 		w.after(7 * time.Second)
 		w.check(t, "2001:db8::1 192.0.2.1 192.0.2.2")
@@ -358,4 +358,16 @@ func TestFinderBound(t *testing.T) {
 			t.Errorf("%d at a time, %d found", most.Load(), found.Load())
 		}
 	})
+}
+
+// Of the addresses of a name, the first few are tried.
+func TestEndpointAddressesBounded(t *testing.T) {
+	var found []netip.Addr
+	for i := range byte(100) {
+		found = append(found, netip.AddrFrom4([4]byte{192, 0, 2, i + 1}))
+	}
+	s := &search{endpoint: endpoint{port: 7}}
+	if got := s.usable(found); len(got) != maxEndpointAddrs || got[15] != netip.MustParseAddrPort("192.0.2.16:7") {
+		t.Errorf("%d addresses: %v", len(got), got)
+	}
 }

@@ -60,6 +60,11 @@ func TestMessagesTellTheirPeer(t *testing.T) {
 	if err := dev.Up(); err != nil {
 		t.Fatal(err)
 	}
+	listener, err := b.ListenPacket("udp", ":9") // else the second datagram is refused
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
 	c, err := stack.DialUDP(t.Context(), "udp", netip.AddrPort{}, netip.AddrPortFrom(other, 9))
 	if err != nil {
 		t.Fatal(err)

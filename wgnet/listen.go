@@ -15,7 +15,7 @@ import (
 // Errors are [*net.OpError]; errors.Is holds for EADDRINUSE, EADDRNOTAVAIL (not one of the Net's addresses) and
 // [net.ErrClosed].
 func (n *Net) Listen(network, address string) (net.Listener, error) {
-	addr, err := listenAddr(network, address)
+	addr, err := listenAddr("tcp", network, address)
 	if err != nil {
 		return nil, &net.OpError{Op: "listen", Net: network, Err: err}
 	}
@@ -29,7 +29,7 @@ func (n *Net) Listen(network, address string) (net.Listener, error) {
 // ListenPacket listens for datagrams as Listen does for connections. Networks are "udp", "udp4" and "udp6". The
 // connection has the methods of [net.UDPConn]: ReadFromUDPAddrPort, WriteToUDPAddrPort, SetReadBuffer and so on.
 func (n *Net) ListenPacket(network, address string) (net.PacketConn, error) {
-	addr, err := listenAddr(network, address)
+	addr, err := listenAddr("udp", network, address)
 	if err != nil {
 		return nil, &net.OpError{Op: "listen", Net: network, Err: err}
 	}
@@ -40,8 +40,11 @@ func (n *Net) ListenPacket(network, address string) (net.PacketConn, error) {
 	return c, nil
 }
 
-// listenAddr leaves the network to the stack, which knows what it can listen on.
-func listenAddr(network, address string) (netip.AddrPort, error) {
+// listenAddr parses an address to listen on by a protocol, "tcp" or "udp".
+func listenAddr(protocol, network, address string) (netip.AddrPort, error) {
+	if family, ok := strings.CutPrefix(network, protocol); !ok || family != "" && family != "4" && family != "6" {
+		return netip.AddrPort{}, net.UnknownNetworkError(network)
+	}
 	host, port, err := splitHostPort(address)
 	if err != nil {
 		return netip.AddrPort{}, err

@@ -55,6 +55,7 @@ type Net struct {
 	mu    sync.Mutex
 	state atomic.Pointer[state] // stored under mu
 
+	resolving  atomic.Int32   // calls of Config.ResolveEndpoint that run
 	background sync.WaitGroup // the goroutines that cancel ends
 	ctx        context.Context
 	cancel     context.CancelFunc

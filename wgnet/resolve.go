@@ -99,9 +99,15 @@ func (n *Net) resolveOuter(ctx context.Context, host string) ([]netip.Addr, erro
 		addrs []netip.Addr
 		err   error
 	}
+	// One that does not heed its context runs on, and the next try is another call.
+	if n.resolving.Add(1) > maxResolving {
+		n.resolving.Add(-1)
+		return nil, fmt.Errorf("%d calls of Config.ResolveEndpoint have not returned: it has to, once its context is done", maxResolving)
+	}
 	done := make(chan result, 1)
 	go func() {
 		addrs, err := resolve(ctx, host)
+		n.resolving.Add(-1)
 		done <- result{addrs, err}
 	}()
 	select {

@@ -70,6 +70,8 @@ type Status struct {
 	// replayed, belonged to an old session or carried a malformed packet, which cannot be told apart. Strangers can
 	// inflate it. It lags by two seconds, and while traffic flows by as much as was received in those.
 	NotAccepted uint64 `json:"not_accepted"`
+	// Dropped counts what this host has dropped, by reason.
+	Dropped DropStats `json:"dropped"`
 	// Flows counts what peers have begun with other addresses than the host's own: see [Net.HandleFlows].
 	Flows FlowStats `json:"flows"`
 	// Problems say in words what is wrong with this host itself: its UDP socket is lost, its clock was set back. They are
@@ -127,6 +129,7 @@ func (n *Net) status(now *state) Status {
 		Time: time.Now(), Started: n.started, PublicKey: now.config.PrivateKey.Public(),
 		Addresses: slices.Clone(now.config.Addresses), ListenPort: n.ListenPort(), MTU: now.config.mtu(),
 		NotAccepted: n.rejected.update(n.sockets.Received, n.tunnel.accepted.Load),
+		Dropped:     n.drops(),
 		Peers:       make([]PeerStatus, len(peers.all)),
 	}
 	flows, flowsOf := n.stack.FlowStats()
@@ -217,6 +220,9 @@ func (s Status) String() string {
 	line("uptime", "%s", longDuration(s.Time.Sub(s.Started)))
 	if s.NotAccepted > 0 {
 		line("not accepted", "%d (authentication, replay or old session)", s.NotAccepted)
+	}
+	if s.Dropped != (DropStats{}) {
+		line("dropped", "%s", s.Dropped)
 	}
 	for _, text := range s.Problems {
 		line("problem", "%s", text)

@@ -22,6 +22,15 @@ func (c *scriptedConn) Read(b []byte) (int, error)  { return c.in.Read(b) }
 func (c *scriptedConn) Write(b []byte) (int, error) { return c.out.Write(b) }
 func (c *scriptedConn) SetDeadline(time.Time) error { return nil }
 
+// A request without an end is given up, and what it says is not kept.
+func TestUAPIRequestBound(t *testing.T) {
+	n := &Net{}
+	c := &scriptedConn{in: strings.NewReader("set=1\n" + strings.Repeat(strings.Repeat("x", 999)+"\n", maxUAPIRequest/1000+1))}
+	if err := n.answerUAPI(c, UAPIOptions{}); err == nil || c.out.Len() != 0 || !strings.Contains(err.Error(), "more than 16777216 bytes") {
+		t.Errorf("%v, and answered %q", err, c.out.String())
+	}
+}
+
 // Whoever may connect can say anything. Each answer is whole, and none has a secret in it.
 func FuzzAnswerUAPI(f *testing.F) {
 	n, err := New(&Config{

@@ -106,6 +106,7 @@ type incoming struct {
 	rest    []byte    // of buffer, to be handed out
 	segment int       // size of all datagrams in rest but the last
 	from    *endpoint // of rest
+	lost    uint32    // as the kernel said last: it counts from the socket's beginning, and wraps
 }
 
 func newIncoming() *incoming {
@@ -137,9 +138,12 @@ func (in *incoming) parse(cache *endpointCache) {
 		return
 	}
 	control := unsafe.Slice((*byte)(unsafe.Pointer(&in.control)), int(in.hdr.Controllen))
-	src, segment := parseControl(control)
+	src, segment, lost := parseControl(control)
 	if segment <= 0 {
 		segment = in.n
+	}
+	if lost != 0 {
+		in.lost = lost
 	}
 	key := endpointKey{src: src}
 	switch in.name.Family {
@@ -170,9 +174,9 @@ func (in *incoming) handOut(bufs [][]byte, sizes []int, eps []conn.Endpoint) int
 	return n
 }
 
-// parseControl finds our address that a message was sent to, not 4-in-6, and the size of the datagrams that the
-// kernel has joined, or 0.
-func parseControl(control []byte) (src netip.Addr, segment int) {
+// parseControl finds our address that a message was sent to, not 4-in-6, the size of the datagrams that the kernel has
+// joined, or 0, and how many messages it had lost before for want of room in the receive buffer.
+func parseControl(control []byte) (src netip.Addr, segment int, lost uint32) {
 	for len(control) >= unix.SizeofCmsghdr {
 		hdr, data, rest, err := unix.ParseOneSocketControlMessage(control)
 		if err != nil {
@@ -182,13 +186,15 @@ func parseControl(control []byte) (src netip.Addr, segment int) {
 		switch {
 		case hdr.Level == unix.SOL_UDP && hdr.Type == unix.UDP_GRO && len(data) >= 4:
 			segment = int(int32(binary.NativeEndian.Uint32(data)))
+		case hdr.Level == unix.SOL_SOCKET && hdr.Type == unix.SO_RXQ_OVFL && len(data) >= 4:
+			lost = binary.NativeEndian.Uint32(data)
 		case hdr.Level == unix.IPPROTO_IP && hdr.Type == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo:
 			src = netip.AddrFrom4([4]byte(data[4:8])) // ipi_spec_dst
 		case hdr.Level == unix.IPPROTO_IPV6 && hdr.Type == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:
 			src = netip.AddrFrom16([16]byte(data)).Unmap() // ipi6_addr
 		}
 	}
-	return src, segment
+	return src, segment, lost
 }
 
 // putSource writes the control message that sets a source address and returns its length. It leaves the interface

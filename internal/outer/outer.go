@@ -95,7 +95,11 @@ type active struct {
 	socket
 	localPort uint16
 	asked     uint16 // 0: any port would have done
+	before    uint64 // what the sockets before it have lost
 }
+
+// overflowed is what all sockets up to this one have lost.
+func (a *active) overflowed() uint64 { return a.before + a.lost() }
 
 // Open opens the sockets. A taken port is an error at once, for which errors.Is finds [syscall.EADDRINUSE]. A host
 // without IPv6 gets an IPv4 socket.
@@ -148,7 +152,7 @@ func newSockets(sock socket, cfg Config) *Sockets {
 		cfg: cfg, log: logger(cfg.Logger), batch: sock.batchSize(), closed: make(chan struct{}),
 		backlog: newBacklog(cfg.MaxBacklog),
 	}
-	s.current.Store(&active{sock, sock.port(), cfg.Port})
+	s.current.Store(&active{sock, sock.port(), cfg.Port, 0})
 	s.announced.Store(1)
 	var cancel context.CancelFunc
 	s.ctx, cancel = context.WithCancel(context.Background())

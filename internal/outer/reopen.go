@@ -163,7 +163,7 @@ func (s *Sockets) replace(lost *active) error {
 	if err := sock.setReadDeadline(longAgo); err != nil { // see Prepare
 		return errors.Join(fmt.Errorf("set up UDP port %d: %w", cfg.Port, err), sock.close())
 	}
-	s.current.Store(&active{sock, sock.port(), lost.asked})
+	s.current.Store(&active{sock, sock.port(), lost.asked, lost.overflowed()})
 	return nil
 }
 

@@ -40,6 +40,8 @@ type socket interface {
 	// setMark marks the datagrams sent for policy routing; 0 is no mark.
 	setMark(mark uint32) error
 	port() uint16
+	// lost is how many datagrams the system has dropped since there was no room for them, as far as it tells.
+	lost() uint64
 	// batchSize is the number of buffers that receive can make use of; it never changes.
 	batchSize() int
 	close() error
@@ -136,6 +138,7 @@ func (p *packetSocket) send(bufs [][]byte, to *endpoint, done <-chan struct{}) e
 func (p *packetSocket) setReadDeadline(t time.Time) error  { return p.pc.SetReadDeadline(t) }
 func (p *packetSocket) setWriteDeadline(t time.Time) error { return p.pc.SetWriteDeadline(t) }
 func (p *packetSocket) port() uint16                       { return localPort(p.pc) }
+func (p *packetSocket) lost() uint64                       { return 0 }
 
 // batchSize implements socket.
 func (p *packetSocket) batchSize() int { return max(1, len(p.from)) }

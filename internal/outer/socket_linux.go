@@ -34,6 +34,7 @@ type linuxSocket struct {
 	largest   func(to netip.AddrPort, scope uint32) int                 // largestDatagram; replaced in tests
 
 	segment atomic.Bool   // UDP_SEGMENT works
+	missed  atomic.Uint64 // datagrams that the kernel has lost
 	out     sync.Pool     // *outgoing
 	turn    chan struct{} // holds one: whoever waits for room in the send buffer, and sets the write deadline
 
@@ -88,6 +89,7 @@ func setSocketOptions(network string, fd uintptr) {
 		set(unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1) // for mapped IPv4 too
 	}
 	set(unix.IPPROTO_UDP, unix.UDP_GRO, 1)
+	set(unix.SOL_SOCKET, unix.SO_RXQ_OVFL, 1)
 }
 
 // errPortTaken is what the system answers for a port that is in use.
@@ -104,6 +106,8 @@ func isSystemDatagramError(err error) bool {
 	return errors.Is(err, unix.EMSGSIZE) || errors.Is(err, unix.EPROTO) || errors.Is(err, unix.EHOSTDOWN) ||
 		errors.Is(err, unix.ENOPROTOOPT) || errors.Is(err, unix.EACCES)
 }
+
+func (s *linuxSocket) lost() uint64 { return s.missed.Load() }
 
 func (s *linuxSocket) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
 	if s.in == nil {
@@ -128,7 +132,11 @@ func (s *linuxSocket) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (
 				return 0, os.NewSyscallError("recvmsg", s.in.errno)
 			}
 		}
+		before := s.in.lost
 		s.in.parse(&s.cache)
+		if now := s.in.lost; now != before {
+			s.missed.Add(uint64(now - before))
+		}
 	}
 }
 

@@ -410,9 +410,10 @@ func FuzzParseControl(f *testing.F) {
 	f.Add(message(unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, []byte{1}))                                    // too short
 	f.Add(message(unix.IPPROTO_IP, unix.IP_PKTINFO, make([]byte, 7)))                                  // too short
 	f.Add(source("10.0.0.1", true)[:unix.SizeofCmsghdr+2])                                             // cut in the middle
+	f.Add(message(unix.SOL_SOCKET, unix.SO_RXQ_OVFL, segment(7)))                                      // what was lost
 	f.Add(make([]byte, unix.SizeofCmsghdr))                                                            // a length of 0
 	f.Fuzz(func(t *testing.T, control []byte) {
-		src, _ := parseControl(control)
+		src, _, _ := parseControl(control)
 		if src.Is4In6() {
 			t.Errorf("source %v is 4-in-6", src)
 		}
@@ -430,7 +431,7 @@ func TestControlRoundTrip(t *testing.T) {
 			b := unsafe.Slice((*byte)(unsafe.Pointer(&aligned)), 80)
 			n := putSource(b, src, ipv4)
 			n += putControl(b[n:], unix.SOL_UDP, unix.UDP_GRO, []byte{0, 0, 0, 0})
-			if got, segment := parseControl(b[:n]); got != src || segment != 0 {
+			if got, segment, _ := parseControl(b[:n]); got != src || segment != 0 {
 				t.Errorf("%s: %v, %d", ip, got, segment)
 			}
 		}

@@ -52,7 +52,8 @@ func (p *Spare) Use() error {
 			return err
 		}
 	}
-	old := s.current.Swap(&active{p.sock, p.sock.port(), p.asked})
+	old := s.sock()
+	s.current.Store(&active{p.sock, p.sock.port(), p.asked, old.overflowed()})
 	p.sock = nil
 	if err := old.close(); err != nil && !errors.Is(err, net.ErrClosed) { // one that was lost is closed
 		s.log.Warn("closing the old UDP socket failed", "port", old.localPort, "err", err)

@@ -202,11 +202,7 @@ func TestInitiationFlood(t *testing.T) {
 	n.Cut(server, client)
 	n.Start()
 	pub := server.PublicKey()
-	macKey := blake2s.Sum256(append([]byte("mac1----"), pub[:]...)) // WireGuard paper, section 5.4.4
-	mac, err := blake2s.New128(macKey[:])
-	if err != nil {
-		t.Fatal(err)
-	}
+	messages := initiations(t, pub, rate)
 	to := net.UDPAddrFromAddrPort(server.Endpoint())
 	var strangers []net.PacketConn
 	for i := range 16 {
@@ -231,13 +227,7 @@ func TestInitiationFlood(t *testing.T) {
 			case <-tick.C:
 			}
 			for due := int(time.Since(begin).Seconds() * rate); sent < due; sent++ {
-				msg := make([]byte, 148)
-				rand.Read(msg)
-				copy(msg, []byte{1, 0, 0, 0})
-				mac.Reset()
-				mac.Write(msg[:116])
-				mac.Sum(msg[:116])
-				if _, err := strangers[sent%len(strangers)].WriteTo(msg, to); err != nil {
+				if _, err := strangers[sent%len(strangers)].WriteTo(messages[sent%len(messages)], to); err != nil {
 					t.Error(err)
 					return
 				}
@@ -262,6 +252,27 @@ func TestInitiationFlood(t *testing.T) {
 	if took > 10*time.Second {
 		t.Errorf("it took %v to connect", took)
 	}
+}
+
+// initiations are handshake initiations to a host that nobody but a stranger can have sent, each with a right MAC1.
+func initiations(t *testing.T, to wgnet.PublicKey, count int) [][]byte {
+	t.Helper()
+	key := blake2s.Sum256(append([]byte("mac1----"), to[:]...)) // WireGuard paper, section 5.4.4
+	mac, err := blake2s.New128(key[:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := make([][]byte, count)
+	for i := range list {
+		msg := make([]byte, 148)
+		rand.Read(msg) // never fails
+		copy(msg, []byte{1, 0, 0, 0})
+		mac.Reset()
+		mac.Write(msg[:116])
+		mac.Sum(msg[:116])
+		list[i] = msg
+	}
+	return list
 }
 
 // fault 52: both sides begin, and their initiations cross each other.

@@ -1,23 +1,22 @@
 // SPDX-License-Identifier: MIT
 
-package netstack_test
+package nettests
 
 import (
 	"bytes"
 	"encoding/binary"
 	"errors"
 	"net"
-	"net/netip"
 	"os"
 	"sync"
 	"testing"
 	"time"
 )
 
-// testPacketConn is to a net.PacketConn what nettest.TestConn is to a net.Conn. makePair returns two packet conns
+// PacketConn is to a [net.PacketConn] what nettest.TestConn is to a [net.Conn]. makePair returns two packet conns
 // that reach one another by their LocalAddr, over a network that neither loses nor reorders while no more than a few
 // datagrams are on their way.
-func testPacketConn(t *testing.T, makePair func(t *testing.T) (a, b net.PacketConn)) {
+func PacketConn(t *testing.T, makePair func(t *testing.T) (a, b net.PacketConn)) {
 	tests := []struct {
 		name string
 		run  func(t *testing.T, a, b net.PacketConn)
@@ -49,8 +48,8 @@ func testPacketConn(t *testing.T, makePair func(t *testing.T) (a, b net.PacketCo
 	}
 }
 
-// checkPacketError is what every error of a packet conn has to be.
-func checkPacketError(t *testing.T, err, want error, timeout bool) {
+// CheckError checks what every error of a conn has to be: want, a [*net.OpError], and a time-out or not.
+func CheckError(t *testing.T, err, want error, timeout bool) {
 	t.Helper()
 	if !errors.Is(err, want) {
 		t.Errorf("error %v, want %v", err, want)
@@ -159,12 +158,12 @@ func testPacketPastDeadline(t *testing.T, a, b net.PacketConn) {
 	}
 	for range 3 {
 		_, from, err := a.ReadFrom(buf)
-		checkPacketError(t, err, os.ErrDeadlineExceeded, true)
+		CheckError(t, err, os.ErrDeadlineExceeded, true)
 		if from != nil {
 			t.Errorf("an address with an error: %v", from)
 		}
 		_, err = a.WriteTo(buf, b.LocalAddr())
-		checkPacketError(t, err, os.ErrDeadlineExceeded, true)
+		CheckError(t, err, os.ErrDeadlineExceeded, true)
 	}
 	if err := a.SetDeadline(time.Time{}); err != nil {
 		t.Fatal(err)
@@ -186,7 +185,7 @@ func testPacketDeadlineDuringRead(t *testing.T, a, _ net.PacketConn) {
 		t.Fatal(err)
 	}
 	_, _, err := a.ReadFrom(make([]byte, 1))
-	checkPacketError(t, err, os.ErrDeadlineExceeded, true)
+	CheckError(t, err, os.ErrDeadlineExceeded, true)
 	if waited := time.Since(start); waited < 20*time.Millisecond {
 		t.Errorf("gave up after %v", waited)
 	}
@@ -202,7 +201,7 @@ func testPacketDeadlineMoved(t *testing.T, a, b net.PacketConn) {
 	if err := a.SetReadDeadline(time.Unix(1, 0)); err != nil {
 		t.Fatal(err)
 	}
-	checkPacketError(t, <-got, os.ErrDeadlineExceeded, true)
+	CheckError(t, <-got, os.ErrDeadlineExceeded, true)
 	if err := a.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
@@ -228,7 +227,7 @@ func testPacketCloseUnblocks(t *testing.T, a, _ net.PacketConn) {
 		t.Error(err)
 	}
 	for range readers {
-		checkPacketError(t, <-got, net.ErrClosed, false)
+		CheckError(t, <-got, net.ErrClosed, false)
 	}
 }
 
@@ -238,13 +237,13 @@ func testPacketUseAfterClose(t *testing.T, a, b net.PacketConn) {
 	}
 	buf := make([]byte, 1)
 	_, _, err := a.ReadFrom(buf)
-	checkPacketError(t, err, net.ErrClosed, false)
+	CheckError(t, err, net.ErrClosed, false)
 	_, err = a.WriteTo(buf, b.LocalAddr())
-	checkPacketError(t, err, net.ErrClosed, false)
-	checkPacketError(t, a.SetDeadline(time.Now()), net.ErrClosed, false)
-	checkPacketError(t, a.SetReadDeadline(time.Now()), net.ErrClosed, false)
-	checkPacketError(t, a.SetWriteDeadline(time.Now()), net.ErrClosed, false)
-	checkPacketError(t, a.Close(), net.ErrClosed, false)
+	CheckError(t, err, net.ErrClosed, false)
+	CheckError(t, a.SetDeadline(time.Now()), net.ErrClosed, false)
+	CheckError(t, a.SetReadDeadline(time.Now()), net.ErrClosed, false)
+	CheckError(t, a.SetWriteDeadline(time.Now()), net.ErrClosed, false)
+	CheckError(t, a.Close(), net.ErrClosed, false)
 	if a.LocalAddr() == nil {
 		t.Error("the local address is forgotten")
 	}
@@ -315,7 +314,7 @@ func testPacketConcurrentClose(t *testing.T, a, b net.PacketConn) {
 		wg.Go(func() { // ended by Close
 			for {
 				if _, _, err := a.ReadFrom(make([]byte, 10)); err != nil {
-					checkPacketError(t, err, net.ErrClosed, false)
+					CheckError(t, err, net.ErrClosed, false)
 					return
 				}
 			}
@@ -323,7 +322,7 @@ func testPacketConcurrentClose(t *testing.T, a, b net.PacketConn) {
 		wg.Go(func() { // likewise
 			for {
 				if _, err := a.WriteTo([]byte("x"), b.LocalAddr()); err != nil {
-					checkPacketError(t, err, net.ErrClosed, false)
+					CheckError(t, err, net.ErrClosed, false)
 					return
 				}
 			}
@@ -349,42 +348,5 @@ func testPacketConcurrentClose(t *testing.T, a, b net.PacketConn) {
 	wg.Wait()
 	if firsts != 1 || others != 3 {
 		t.Errorf("%d calls of Close did it, %d were told that it was done; want 1 and 3", firsts, others)
-	}
-}
-
-func TestPacketConn(t *testing.T) {
-	makers := []struct {
-		name string
-		make func(t *testing.T) (a, b net.PacketConn)
-	}{
-		{"host", func(t *testing.T) (a, b net.PacketConn) {
-			a, err := net.ListenPacket("udp", "127.0.0.1:0")
-			if err != nil {
-				t.Skip(err)
-			}
-			return a, must[net.PacketConn](t)(net.ListenPacket("udp", "127.0.0.1:0"))
-		}},
-		{"pair, IPv4", func(t *testing.T) (a, b net.PacketConn) {
-			sa, sb := newPair(t)
-			return listenAt(t, sa, addrA4), listenAt(t, sb, addrB4)
-		}},
-		{"pair, IPv6", func(t *testing.T) (a, b net.PacketConn) {
-			sa, sb := newPair(t)
-			return listenAt(t, sa, addrA6), listenAt(t, sb, addrB6)
-		}},
-		{"one stack", func(t *testing.T) (a, b net.PacketConn) {
-			s, _ := newPair(t)
-			return listenAt(t, s, addrA4), listenAt(t, s, addrA4)
-		}},
-		{"loopback", func(t *testing.T) (a, b net.PacketConn) {
-			s, _ := newPair(t)
-			return listenAt(t, s, netip.IPv6Loopback()), listenAt(t, s, netip.IPv6Loopback())
-		}},
-	}
-	for _, maker := range makers {
-		t.Run(maker.name, func(t *testing.T) {
-			t.Parallel()
-			testPacketConn(t, maker.make)
-		})
 	}
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 
-package netstack_test
+package nettests
 
 import (
 	"net"
@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-var udpCases = []conformanceCase{
-	{"UDP: fault 27: empty reads and datagrams", func(t *testing.T, w *world) {
+var udpCases = []testCase{
+	{"UDP: fault 27: empty reads and datagrams", func(t *testing.T, w *World) {
 		c, s := w.packets(t)
 		n, err := c.Read(nil)
 		w.note("read nothing", n, err)
@@ -24,7 +24,7 @@ var udpCases = []conformanceCase{
 		n, err = c.Read(make([]byte, 10))
 		w.note("read it", n, err)
 	}},
-	{"UDP: boundaries", func(t *testing.T, w *world) {
+	{"UDP: boundaries", func(t *testing.T, w *World) {
 		c, s := w.packets(t)
 		for _, text := range []string{"first datagram", "second", "third", "fourth"} {
 			_, _ = c.Write([]byte(text))
@@ -39,9 +39,9 @@ var udpCases = []conformanceCase{
 		n, err = s.Read(make([]byte, 100))
 		w.note("Read on an unconnected one", n, err)
 	}},
-	{"UDP: fault 28: use after Close", func(t *testing.T, w *world) {
+	{"UDP: fault 28: use after Close", func(t *testing.T, w *World) {
 		c, s := w.packets(t)
-		for _, pc := range []udpConn{c, s} {
+		for _, pc := range []UDPConn{c, s} {
 			w.note("close", pc.Close())
 			w.note("close", pc.Close())
 			_, err := pc.Read(make([]byte, 1))
@@ -60,9 +60,9 @@ var udpCases = []conformanceCase{
 		_, err = s.WriteTo([]byte("x"), c.LocalAddr())
 		w.note("write to", err)
 	}},
-	{"UDP: fault 28: Close unblocks", func(t *testing.T, w *world) {
+	{"UDP: fault 28: Close unblocks", func(t *testing.T, w *World) {
 		c, s := w.packets(t)
-		for _, pc := range []udpConn{c, s} {
+		for _, pc := range []UDPConn{c, s} {
 			var err error
 			wait := inBackground(func() { _, _, err = pc.ReadFrom(make([]byte, 1)) })
 			w.note("close", pc.Close())
@@ -70,7 +70,7 @@ var udpCases = []conformanceCase{
 			w.note("read from", err)
 		}
 	}},
-	{"UDP: fault 29: deadlines", func(t *testing.T, w *world) {
+	{"UDP: fault 29: deadlines", func(t *testing.T, w *World) {
 		c, s := w.packets(t)
 		b := make([]byte, 10)
 		w.note("set past", s.SetReadDeadline(past))
@@ -97,7 +97,7 @@ var udpCases = []conformanceCase{
 		n, err = c.Write(b)
 		w.note("write", n, err)
 	}},
-	{"UDP: fault 30: refused", func(t *testing.T, w *world) {
+	{"UDP: fault 30: refused", func(t *testing.T, w *World) {
 		c, s := w.packets(t)
 		s.Close()
 		n, err := c.Write([]byte("x"))
@@ -108,7 +108,7 @@ var udpCases = []conformanceCase{
 		_, err = c.Read(make([]byte, 1))
 		w.note("read again", err)
 	}},
-	{"UDP: fault 32: addresses", func(t *testing.T, w *world) {
+	{"UDP: fault 32: addresses", func(t *testing.T, w *World) {
 		c, s := w.packets(t)
 		_, err := c.WriteTo([]byte("x"), s.LocalAddr())
 		w.note("write to on a connected one", err)
@@ -116,11 +116,11 @@ var udpCases = []conformanceCase{
 		w.note("write to on a connected one", err)
 		_, err = s.Write([]byte("x"))
 		w.note("write on an unconnected one", err)
-		_, err = s.WriteTo([]byte("x"), &net.IPAddr{IP: w.server.AsSlice()})
+		_, err = s.WriteTo([]byte("x"), &net.IPAddr{IP: w.Server.AsSlice()})
 		w.note("IPAddr", err)
 		_, err = s.WriteTo([]byte("x"), nil)
 		w.note("nil", err)
-		_, err = s.WriteTo([]byte("x"), &net.TCPAddr{IP: w.server.AsSlice(), Port: 9})
+		_, err = s.WriteTo([]byte("x"), &net.TCPAddr{IP: w.Server.AsSlice(), Port: 9})
 		w.note("TCPAddr", err)
 		_, err = s.WriteTo([]byte("x"), (*net.UDPAddr)(nil))
 		w.note("nil UDPAddr", err != nil)
@@ -128,33 +128,33 @@ var udpCases = []conformanceCase{
 		w.note("zero AddrPort", err != nil)
 		_, err = s.WriteToUDPAddrPort([]byte("x"), w.at(0))
 		w.note("port 0", err)
-		other := notOurs[!w.server.Is4()]
-		network := map[bool]string{true: "udp4", false: "udp6"}[w.server.Is4()]
-		one := must[udpConn](t)(w.listenUDP(network, w.wildcard()))
+		other := notOurs[!w.Server.Is4()]
+		network := map[bool]string{true: "udp4", false: "udp6"}[w.Server.Is4()]
+		one := must[UDPConn](t)(w.ListenUDP(network, w.wildcard()))
 		_, err = one.WriteToUDPAddrPort([]byte("x"), netip.AddrPortFrom(other, 9))
 		w.note("wrong family", err != nil) // the host says ENETUNREACH or names the family, by the family
 		one.Close()
 	}},
-	{"UDP: fault 33: too long", func(t *testing.T, w *world) {
+	{"UDP: fault 33: too long", func(t *testing.T, w *World) {
 		c, s := w.packets(t)
 		largest := 65_527
-		if w.server.Is4() {
+		if w.Server.Is4() {
 			largest = 65_507
 		}
 		n, err := c.Write(make([]byte, largest+1))
 		w.note("write", n, err)
 		n, err = s.WriteTo(make([]byte, largest+1), c.LocalAddr())
 		w.note("write to", n, err)
-		if w.server.Is4() { // the host's loopback has an MTU of 65,536, and no fragments over IPv6 at that size
+		if w.Server.Is4() { // the host's loopback has an MTU of 65,536, and no fragments over IPv6 at that size
 			n, err = c.Write(make([]byte, largest))
 			w.note("write", n, err)
 			n, _, err = s.ReadFrom(make([]byte, 1<<16))
 			w.note("read from", n, err)
 		}
 	}},
-	{"UDP: a connected socket hears its peer only", func(t *testing.T, w *world) {
+	{"UDP: a connected socket hears its peer only", func(t *testing.T, w *World) {
 		c, s := w.packets(t)
-		stranger := must[udpConn](t)(w.listenUDP("udp", w.at(0)))
+		stranger := must[UDPConn](t)(w.ListenUDP("udp", w.at(0)))
 		defer stranger.Close()
 		_, err := stranger.WriteTo([]byte("stranger"), c.LocalAddr())
 		w.note("write to", err)
@@ -164,34 +164,34 @@ var udpCases = []conformanceCase{
 		n, from, err := c.ReadFrom(b)
 		w.note("read from", n, err, string(b[:n]), from.String() == s.LocalAddr().String())
 	}},
-	{"UDP: ports and addresses", func(t *testing.T, w *world) {
+	{"UDP: ports and addresses", func(t *testing.T, w *World) {
 		c, s := w.packets(t)
 		w.note("networks", c.LocalAddr().Network(), c.RemoteAddr().String() == s.LocalAddr().String(), s.RemoteAddr() == nil)
 		port := portOf(s.LocalAddr())
-		_, err := w.listenUDP("udp", w.at(port))
+		_, err := w.ListenUDP("udp", w.at(port))
 		w.note("the same again", err)
-		_, err = w.listenUDP("udp", netip.AddrPortFrom(notOurs[w.server.Is4()], 0))
+		_, err = w.ListenUDP("udp", netip.AddrPortFrom(notOurs[w.Server.Is4()], 0))
 		w.note("not ours", err)
-		for _, network := range []string{"", "udp5", "tcp"} {
-			_, err = w.listenUDP(network, w.at(0))
+		for _, network := range w.notUDP {
+			_, err = w.ListenUDP(network, w.at(0))
 			w.note("unknown network", err)
-			_, err = w.dialUDP(network, netip.AddrPort{}, w.at(9))
+			_, err = w.DialUDP(network, netip.AddrPort{}, w.at(9))
 			w.note("unknown network", err)
 		}
-		all := must[udpConn](t)(w.listenUDP("udp", netip.AddrPort{}))
+		all := must[UDPConn](t)(w.ListenUDP("udp", netip.AddrPort{}))
 		defer all.Close()
 		w.note("wildcard", strings.TrimRight(all.LocalAddr().String(), "0123456789"))
-		_, err = w.listenUDP("udp", netip.AddrPortFrom(netip.Addr{}, portOf(all.LocalAddr())))
+		_, err = w.ListenUDP("udp", netip.AddrPortFrom(netip.Addr{}, portOf(all.LocalAddr())))
 		w.note("wildcard twice", err)
-		sender := must[udpConn](t)(w.clientUDP("udp", netip.AddrPort{}))
+		sender := must[UDPConn](t)(w.ClientUDP("udp", netip.AddrPort{}))
 		defer sender.Close()
 		_, err = sender.WriteToUDPAddrPort([]byte("x"), w.at(portOf(all.LocalAddr())))
 		w.note("write to", err)
 		_, from, err := all.ReadFromUDPAddrPort(make([]byte, 1))
-		w.note("read from", err, from.Addr().Unmap() == w.client)
+		w.note("read from", err, from.Addr().Unmap() == w.Client)
 		_, err = all.WriteToUDPAddrPort([]byte("y"), from)
 		w.note("answer", err)
 		_, from, err = sender.ReadFromUDPAddrPort(make([]byte, 1))
-		w.note("read from", err, from.Addr().Unmap() == w.server)
+		w.note("read from", err, from.Addr().Unmap() == w.Server)
 	}},
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 
-package netstack_test
+package nettests
 
 import (
 	"bytes"
@@ -15,9 +15,9 @@ import (
 	"time"
 )
 
-type conformanceCase struct {
+type testCase struct {
 	name string
-	run  func(*testing.T, *world)
+	run  func(*testing.T, *World)
 }
 
 var (
@@ -36,8 +36,8 @@ func inBackground(f func()) (wait func()) {
 	return func() { <-done }
 }
 
-// fillUp writes until the write deadline stops it.
-func fillUp(c net.Conn) error {
+// FillUp writes to a connection that nobody reads from, until a write deadline stops it.
+func FillUp(c net.Conn) error {
 	_ = c.SetWriteDeadline(time.Now().Add(100 * time.Millisecond)) // the writes show whether it works
 	for {
 		if _, err := c.Write(make([]byte, 1<<20)); err != nil {
@@ -46,8 +46,8 @@ func fillUp(c net.Conn) error {
 	}
 }
 
-var tcpCases = []conformanceCase{
-	{"fault 27: empty read and write", func(t *testing.T, w *world) {
+var tcpCases = []testCase{
+	{"fault 27: empty read and write", func(t *testing.T, w *World) {
 		c, s := w.conns(t)
 		n, err := c.Read(nil)
 		w.note("read nothing", n, err)
@@ -62,7 +62,7 @@ var tcpCases = []conformanceCase{
 		n, err = c.Write(nil)
 		w.note("write nothing to a closed one", n, err)
 	}},
-	{"fault 28: use after Close", func(t *testing.T, w *world) {
+	{"fault 28: use after Close", func(t *testing.T, w *World) {
 		c, _ := w.conns(t)
 		w.note("close", c.Close())
 		w.note("close", c.Close())
@@ -78,11 +78,11 @@ var tcpCases = []conformanceCase{
 		w.note("linger", c.SetLinger(0))
 		w.note("addresses", c.LocalAddr() != nil, c.RemoteAddr() != nil)
 	}},
-	{"fault 28: Close unblocks", func(t *testing.T, w *world) {
+	{"fault 28: Close unblocks", func(t *testing.T, w *World) {
 		c, _ := w.conns(t)
 		var readErr, writeErr error
 		waitRead := inBackground(func() { _, readErr = c.Read(make([]byte, 1)) })
-		_ = fillUp(c)
+		_ = FillUp(c)
 		_ = c.SetWriteDeadline(noTime)
 		waitWrite := inBackground(func() { _, writeErr = c.Write(make([]byte, 1<<20)) })
 		w.note("close", c.Close())
@@ -91,7 +91,7 @@ var tcpCases = []conformanceCase{
 		w.note("read", readErr)
 		w.note("write", writeErr)
 	}},
-	{"fault 29: read deadlines", func(t *testing.T, w *world) {
+	{"fault 29: read deadlines", func(t *testing.T, w *World) {
 		c, s := w.conns(t)
 		b := make([]byte, 10)
 		w.note("set past", c.SetReadDeadline(past))
@@ -119,12 +119,12 @@ var tcpCases = []conformanceCase{
 		n, err = c.Write(b)
 		w.note("write", n, err)
 	}},
-	{"fault 29: write deadlines", func(t *testing.T, w *world) {
+	{"fault 29: write deadlines", func(t *testing.T, w *World) {
 		c, s := w.conns(t)
 		w.note("set past", c.SetWriteDeadline(past))
 		n, err := c.Write([]byte("x"))
 		w.note("write", n, err)
-		w.note("set past", fillUp(c))
+		w.note("set past", FillUp(c))
 		_, err = c.Write(make([]byte, 10))
 		w.note("write", err)
 		_ = c.SetWriteDeadline(noTime)
@@ -137,7 +137,7 @@ var tcpCases = []conformanceCase{
 		_, err = c.Read(nil)
 		w.note("reads are not touched", err)
 	}},
-	{"fault 29: accept deadlines", func(t *testing.T, w *world) {
+	{"fault 29: accept deadlines", func(t *testing.T, w *World) {
 		l := w.listen(t)
 		w.note("set past", l.SetDeadline(past))
 		_, err := l.Accept()
@@ -151,22 +151,22 @@ var tcpCases = []conformanceCase{
 		wait()
 		w.note("accept", err)
 		w.note("clear", l.SetDeadline(noTime))
-		c, err := w.dialTCP(context.Background(), "tcp", netip.AddrPort{}, w.at(portOf(l.Addr())))
+		c, err := w.DialTCP(context.Background(), "tcp", netip.AddrPort{}, w.at(portOf(l.Addr())))
 		w.note("dial", err)
 		s, err := l.Accept()
 		w.note("accept", err)
 		c.Close()
 		s.Close()
 	}},
-	{"fault 30: refused", func(t *testing.T, w *world) {
+	{"fault 30: refused", func(t *testing.T, w *World) {
 		l := w.listen(t)
 		l.Close()
-		_, err := w.dialTCP(context.Background(), "tcp", netip.AddrPort{}, w.at(portOf(l.Addr())))
+		_, err := w.DialTCP(context.Background(), "tcp", netip.AddrPort{}, w.at(portOf(l.Addr())))
 		w.note("dial", err)
-		_, err = w.dialTCP(context.Background(), "tcp", netip.AddrPort{}, w.at(0))
+		_, err = w.DialTCP(context.Background(), "tcp", netip.AddrPort{}, w.at(0))
 		w.note("dial port 0", err)
 	}},
-	{"fault 30: reset", func(t *testing.T, w *world) {
+	{"fault 30: reset", func(t *testing.T, w *World) {
 		c, s := w.conns(t)
 		w.note("linger", c.SetLinger(0))
 		w.note("close", c.Close())
@@ -175,7 +175,7 @@ var tcpCases = []conformanceCase{
 		_, err = s.Write([]byte("x"))
 		w.note("write", errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET))
 	}},
-	{"fault 39: unread data turns Close into a reset", func(t *testing.T, w *world) {
+	{"fault 39: unread data turns Close into a reset", func(t *testing.T, w *World) {
 		c, s := w.conns(t)
 		_, err := c.Write([]byte("unread and read"))
 		w.note("write", err)
@@ -185,7 +185,7 @@ var tcpCases = []conformanceCase{
 		_, err = c.Read(make([]byte, 1))
 		w.note("read", err)
 	}},
-	{"fault 39: Close delivers what was written", func(t *testing.T, w *world) {
+	{"fault 39: Close delivers what was written", func(t *testing.T, w *World) {
 		c, s := w.conns(t)
 		want := bytes.Repeat([]byte("0123456789"), 100_000)
 		wait := inBackground(func() {
@@ -197,7 +197,7 @@ var tcpCases = []conformanceCase{
 		wait()
 		w.note("read", bytes.Equal(got, want), err)
 	}},
-	{"fault 35: CloseWrite", func(t *testing.T, w *world) {
+	{"fault 35: CloseWrite", func(t *testing.T, w *World) {
 		c, s := w.conns(t)
 		_, _ = c.Write([]byte("question"))
 		w.note("close write", c.CloseWrite())
@@ -215,7 +215,7 @@ var tcpCases = []conformanceCase{
 		w.note("close", c.Close())
 		w.note("close", s.Close())
 	}},
-	{"fault 35: CloseRead", func(t *testing.T, w *world) {
+	{"fault 35: CloseRead", func(t *testing.T, w *World) {
 		c, s := w.conns(t)
 		w.note("close read", c.CloseRead())
 		n, err := c.Read(make([]byte, 1))
@@ -225,7 +225,7 @@ var tcpCases = []conformanceCase{
 		n, err = s.Read(make([]byte, 10))
 		w.note("the other half", n, err)
 	}},
-	{"fault 35: CloseRead unblocks Read", func(t *testing.T, w *world) {
+	{"fault 35: CloseRead unblocks Read", func(t *testing.T, w *World) {
 		c, _ := w.conns(t)
 		var err error
 		wait := inBackground(func() { _, err = c.Read(make([]byte, 1)) })
@@ -233,7 +233,7 @@ var tcpCases = []conformanceCase{
 		wait()
 		w.note("read", err)
 	}},
-	{"write to a closed peer", func(t *testing.T, w *world) {
+	{"write to a closed peer", func(t *testing.T, w *World) {
 		c, s := w.conns(t)
 		s.Close()
 		_, err := c.Read(make([]byte, 1))
@@ -243,101 +243,107 @@ var tcpCases = []conformanceCase{
 		}
 		w.note("write", errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET))
 	}},
-	{"fault 34: contexts", func(t *testing.T, w *world) {
+	{"fault 34: contexts", func(t *testing.T, w *World) {
 		l := w.listen(t)
 		to := w.at(portOf(l.Addr()))
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
-		_, err := w.dialTCP(ctx, "tcp", netip.AddrPort{}, to)
+		_, err := w.DialTCP(ctx, "tcp", netip.AddrPort{}, to)
 		w.note("canceled", err)
 		ctx, cancel = context.WithDeadline(context.Background(), past)
 		defer cancel()
-		_, err = w.dialTCP(ctx, "tcp", netip.AddrPort{}, to)
+		_, err = w.DialTCP(ctx, "tcp", netip.AddrPort{}, to)
 		e := net.Error(nil)
 		w.note("past", errors.Is(err, context.DeadlineExceeded), errors.As(err, &e) && e.Timeout())
 		ctx, cancel = context.WithCancel(context.Background())
-		c, err := w.dialTCP(ctx, "tcp", netip.AddrPort{}, to)
+		c, err := w.DialTCP(ctx, "tcp", netip.AddrPort{}, to)
 		w.note("dial", err)
 		cancel()
 		_, err = c.Write([]byte("x"))
 		w.note("the context does not bound the connection", err)
 		c.Close()
 	}},
-	{"listen: ports and addresses", func(t *testing.T, w *world) {
+	{"listen: ports and addresses", func(t *testing.T, w *World) {
 		l := w.listen(t)
 		port := portOf(l.Addr())
-		w.note("port", port != 0, l.Addr().Network(), strings.HasPrefix(l.Addr().String(), netip.AddrPortFrom(w.server, 0).Addr().String()) || w.server.Is6())
-		_, err := w.listenTCP("tcp", w.at(port))
+		w.note("port", port != 0, l.Addr().Network(), strings.HasPrefix(l.Addr().String(), netip.AddrPortFrom(w.Server, 0).Addr().String()) || w.Server.Is6())
+		_, err := w.ListenTCP("tcp", w.at(port))
 		w.note("the same again", err)
-		_, err = w.listenTCP("tcp", netip.AddrPortFrom(netip.Addr{}, port))
+		_, err = w.ListenTCP("tcp", netip.AddrPortFrom(netip.Addr{}, port))
 		w.note("wildcard over specific", err)
-		_, err = w.listenTCP("tcp", netip.AddrPortFrom(notOurs[w.server.Is4()], 0))
+		_, err = w.ListenTCP("tcp", netip.AddrPortFrom(notOurs[w.Server.Is4()], 0))
 		w.note("not ours", err)
-		all := must[tcpListener](t)(w.listenTCP("tcp", netip.AddrPort{}))
+		all := must[TCPListener](t)(w.ListenTCP("tcp", netip.AddrPort{}))
 		port = portOf(all.Addr())
 		w.note("wildcard", strings.TrimRight(all.Addr().String(), "0123456789"))
-		_, err = w.listenTCP("tcp", netip.AddrPortFrom(netip.Addr{}, port))
+		_, err = w.ListenTCP("tcp", netip.AddrPortFrom(netip.Addr{}, port))
 		w.note("wildcard twice", err)
-		_, err = w.listenTCP("tcp", w.at(port))
+		_, err = w.ListenTCP("tcp", w.at(port))
 		w.note("specific over wildcard", err)
 		w.note("close", all.Close())
-		again, err := w.listenTCP("tcp", netip.AddrPortFrom(netip.Addr{}, port))
+		again, err := w.ListenTCP("tcp", netip.AddrPortFrom(netip.Addr{}, port))
 		w.note("after close", err)
 		again.Close()
 	}},
-	{"listen: one family", func(t *testing.T, w *world) {
-		l4, err := w.listenTCP("tcp4", netip.AddrPort{})
+	{"listen: one family", func(t *testing.T, w *World) {
+		l4, err := w.ListenTCP("tcp4", netip.AddrPort{})
 		w.note("tcp4", err, strings.TrimRight(l4.Addr().String(), "0123456789"))
-		l6, err := w.listenTCP("tcp6", netip.AddrPortFrom(netip.IPv6Unspecified(), portOf(l4.Addr())))
+		l6, err := w.ListenTCP("tcp6", netip.AddrPortFrom(netip.IPv6Unspecified(), portOf(l4.Addr())))
 		w.note("tcp6 on the same port", err, strings.TrimRight(l6.Addr().String(), "0123456789"))
-		_, err = w.listenTCP("tcp", netip.AddrPortFrom(netip.Addr{}, portOf(l4.Addr())))
+		_, err = w.ListenTCP("tcp", netip.AddrPortFrom(netip.Addr{}, portOf(l4.Addr())))
 		w.note("tcp on the same port", err)
 		defer l4.Close()
 		defer l6.Close()
 		for _, network := range []string{"tcp4", "tcp6"} {
-			_, err = w.listenTCP(network, w.at(0))
+			l, err := w.ListenTCP(network, w.at(0))
 			w.note(network, err == nil)
-			_, err = w.dialTCP(context.Background(), network, netip.AddrPort{}, w.at(portOf(l4.Addr())))
+			if err == nil {
+				l.Close()
+			}
+			c, err := w.DialTCP(context.Background(), network, netip.AddrPort{}, w.at(portOf(l4.Addr())))
 			w.note(network, err == nil)
+			if err == nil {
+				c.Close()
+			}
 		}
 	}},
-	{"dual stack", func(t *testing.T, w *world) {
+	{"dual stack", func(t *testing.T, w *World) {
 		for _, laddr := range []netip.AddrPort{{}, netip.AddrPortFrom(netip.IPv4Unspecified(), 0), netip.AddrPortFrom(netip.IPv6Unspecified(), 0)} {
-			l := must[tcpListener](t)(w.listenTCP("tcp", laddr))
-			c, err := w.dialTCP(context.Background(), "tcp", netip.AddrPort{}, w.at(portOf(l.Addr())))
+			l := must[TCPListener](t)(w.ListenTCP("tcp", laddr))
+			c, err := w.DialTCP(context.Background(), "tcp", netip.AddrPort{}, w.at(portOf(l.Addr())))
 			w.note("dial", err)
 			s, err := l.Accept()
 			w.note("accept", err)
 			w.note("ends agree", c.LocalAddr().String() == s.RemoteAddr().String(), c.RemoteAddr().String() == s.LocalAddr().String())
-			w.note("family", s.LocalAddr().(*net.TCPAddr).AddrPort().Addr().Unmap() == w.server)
+			w.note("family", s.LocalAddr().(*net.TCPAddr).AddrPort().Addr().Unmap() == w.Server)
 			c.Close()
 			s.Close()
 			l.Close()
 		}
 	}},
-	{"unknown networks", func(t *testing.T, w *world) {
-		for _, network := range []string{"", "tcp5", "udp", "unix"} {
-			_, err := w.listenTCP(network, w.at(0))
+	{"unknown networks", func(t *testing.T, w *World) {
+		for _, network := range w.notTCP {
+			_, err := w.ListenTCP(network, w.at(0))
 			w.note("listen", err)
-			_, err = w.dialTCP(context.Background(), network, netip.AddrPort{}, w.at(1))
+			_, err = w.DialTCP(context.Background(), network, netip.AddrPort{}, w.at(1))
 			w.note("dial", err)
 		}
 	}},
-	{"local addresses of dials", func(t *testing.T, w *world) {
+	{"local addresses of dials", func(t *testing.T, w *World) {
 		l := w.listen(t)
 		to := w.at(portOf(l.Addr()))
-		_, err := w.dialTCP(context.Background(), "tcp", netip.AddrPortFrom(notOurs[w.server.Is4()], 0), to)
+		_, err := w.DialTCP(context.Background(), "tcp", netip.AddrPortFrom(notOurs[w.Server.Is4()], 0), to)
 		w.note("not ours", err)
-		c, err := w.dialTCP(context.Background(), "tcp", netip.AddrPortFrom(w.client, 0), to)
+		c, err := w.DialTCP(context.Background(), "tcp", netip.AddrPortFrom(w.Client, 0), to)
 		w.note("address", err)
 		s, err := l.Accept()
 		w.note("accept", err, c.LocalAddr().String() == s.RemoteAddr().String())
-		_, err = w.dialTCP(context.Background(), "tcp", netip.AddrPortFrom(w.client, portOf(c.LocalAddr())), to)
+		_, err = w.DialTCP(context.Background(), "tcp", netip.AddrPortFrom(w.Client, portOf(c.LocalAddr())), to)
 		w.note("the same port again", errors.Is(err, syscall.EADDRINUSE) || errors.Is(err, syscall.EADDRNOTAVAIL))
 		c.Close()
 		s.Close()
 	}},
-	{"closed listeners", func(t *testing.T, w *world) {
+	{"closed listeners", func(t *testing.T, w *World) {
 		l := w.listen(t)
 		var err error
 		wait := inBackground(func() { _, err = l.Accept() })
@@ -349,16 +355,16 @@ var tcpCases = []conformanceCase{
 		w.note("close", l.Close())
 		w.note("deadline", errors.Is(l.SetDeadline(past), net.ErrClosed)) // the net package forgets the OpError
 	}},
-	{"a listener's end resets who waits", func(t *testing.T, w *world) {
+	{"a listener's end resets who waits", func(t *testing.T, w *World) {
 		l := w.listen(t)
-		c, err := w.dialTCP(context.Background(), "tcp", netip.AddrPort{}, w.at(portOf(l.Addr())))
+		c, err := w.DialTCP(context.Background(), "tcp", netip.AddrPort{}, w.at(portOf(l.Addr())))
 		w.note("dial", err)
 		l.Close()
 		_, err = c.Read(make([]byte, 1))
 		w.note("read", err)
 		c.Close()
 	}},
-	{"net.Buffers and io.Copy", func(t *testing.T, w *world) {
+	{"net.Buffers and io.Copy", func(t *testing.T, w *World) {
 		c, s := w.conns(t)
 		buffers := net.Buffers{[]byte("one "), nil, []byte("two "), bytes.Repeat([]byte("x"), 100_000)}
 		var sent, copied int64
