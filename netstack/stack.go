@@ -46,13 +46,9 @@ const (
 	defaultBuffer = 212 << 10
 	udpSend       = 1 << 20
 	udpReceive    = 4 << 20
-	// maxBuffer bounds every buffer, and the growth of TCP's receive buffers. gVisor offers half of one as the window, so
-	// 1 Gbit/s over a round trip of 100 ms, 12.5 MB, needs twice that.
+	// maxBuffer bounds every buffer, and the growth of TCP's. gVisor offers half of a receive buffer as the window, and has
+	// half of a send buffer in flight, so 1 Gbit/s over a round trip of 100 ms, 12.5 MB, needs twice that.
 	maxBuffer = 32 << 20
-	// maxSend bounds the growth of TCP's send buffers, and so what is in flight. More would be faster where nothing is
-	// ever lost. But in loss recovery gVisor looks at all that is in flight for every ACK that comes, and with more than
-	// this it stands still for many seconds: see PERFORMANCE.md.
-	maxSend = 4 << 20
 )
 
 // Config says what a [Stack] is to be.
@@ -238,7 +234,7 @@ func setOptions(st *stack.Stack) error {
 // tcpSettings are the stack's choices, made from the tables in PERFORMANCE.md (go run ./internal/bench -weather), unless
 // a new measurement wants others. SACK is always on: without it a round trip repairs one loss.
 func tcpSettings() tcptune.Settings {
-	tune := tcptune.Settings{Congestion: "reno", Recovery: "rack", MaxSend: maxSend, MaxReceive: maxBuffer}
+	tune := tcptune.Settings{Congestion: "reno", Recovery: "rack", MaxSend: maxBuffer, MaxReceive: maxBuffer}
 	if other := tcptune.Override.Load(); other != nil {
 		tune.Congestion = cmp.Or(other.Congestion, tune.Congestion)
 		tune.Recovery = cmp.Or(other.Recovery, tune.Recovery)

@@ -269,9 +269,9 @@ func weatherTables(rounds int, length time.Duration, only string, asJSON bool) e
 			tcptune.Settings{Congestion: "cubic", Recovery: "sack"},
 		)},
 		{"buffers", longPaths, contenders(
+			tcptune.Settings{MaxSend: 4 << 20},
 			tcptune.Settings{MaxSend: 8 << 20},
 			tcptune.Settings{MaxSend: 16 << 20},
-			tcptune.Settings{MaxSend: 32 << 20},
 		)},
 	}
 	results := map[string][]forecast{}
