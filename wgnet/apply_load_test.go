@@ -114,9 +114,9 @@ func TestAddAndRemoveManyPeers(t *testing.T) {
 		t.Errorf("the traffic: %v", err)
 	}
 	waitFor(t, "the goroutines to end", func() bool { return runtime.NumGoroutine() <= goroutines+2 })
-	// A peer costs 28 KB: one in ten that is left would be seen.
+	// A peer costs 28 KB: one in three that is left would be seen. Fewer could not be told from pools, of 64 KiB buffers.
 	waitFor(t, "the memory to return", func() bool {
-		return heapInUse() < heap+uint64(rounds*count/10*28<<10)
+		return heapInUse() < heap+uint64(rounds*count/3*28<<10)
 	})
 	t.Logf("%d times %d peers: %d KiB of heap before, %d after", rounds, count, heap>>10, heapInUse()>>10)
 }

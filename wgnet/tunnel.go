@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"runtime"
 	"sync"
@@ -54,6 +55,9 @@ const longPath = 250 * time.Millisecond
 // 20 ms is refused, since its coarse time stamp is not newer than the last one's; and the first datagram through a
 // firewall or a NAT is easily lost.
 var greetings = []time.Duration{300 * time.Millisecond, time.Second}
+
+// greetingJitter is what may come to each of them.
+const greetingJitter = 100 * time.Millisecond
 
 // tunnel is the WireGuard device on the stack and the sockets, and what is known of its sessions.
 type tunnel struct {
@@ -321,7 +325,9 @@ func (t *tunnel) silent(p *peer) {
 	t.initiateNow(p)
 }
 
-// greet begins a handshake with each of the peers, and again with those that do not answer soon.
+// greet begins a handshake with each of the peers, and again with those that there is no session with soon. A peer that was
+// heard from may be one of them: when both begin at once, each forgets its own handshake for the other's, and both wait for
+// the first packet under keys that neither uses. The pauses have some jitter, so that both do not begin at once again.
 func (t *tunnel) greet(ctx context.Context, peers []*peer) {
 	for _, p := range peers {
 		if ctx.Err() != nil {
@@ -335,14 +341,14 @@ func (t *tunnel) greet(ctx context.Context, peers []*peer) {
 	defer timer.Stop()
 	<-timer.C
 	for _, pause := range greetings {
-		timer.Reset(pause)
+		timer.Reset(pause + rand.N(greetingJitter))
 		select {
 		case <-ctx.Done():
 			return
 		case <-timer.C:
 		}
 		for _, p := range peers {
-			if p := t.peers().byID[p.id]; p != nil && !p.heard.Load() && ctx.Err() == nil {
+			if p := t.peers().byID[p.id]; p != nil && p.session.Load() == 0 && ctx.Err() == nil {
 				t.initiateNow(p)
 			}
 		}
