@@ -165,7 +165,7 @@ func (r *run) report() {
 		row("after a storm", "%s packets get through after %v (median), %v (99 %%), %v (longest: %s)", who, t.at(0.5), t.at(0.99),
 			t.most.Round(time.Millisecond), t.what)
 	}
-	row("second tries", "%d dials and %d datagrams in calm weather", r.secondDials.Load(), r.secondDatagrams.Load())
+	row("second tries", "%d dials, %d datagrams and pings in calm weather", r.secondDials.Load(), r.secondDatagrams.Load())
 	first, last := r.samples[0], r.samples[len(r.samples)-1]
 	row("goroutines", "%d at first, %d at last, all closed; slope %+.2f an hour",
 		first.goroutines, last.goroutines, r.slope(func(s sample) float64 { return float64(s.goroutines) }))
