@@ -9,6 +9,7 @@ import (
 	"net"
 	"syscall"
 	"testing"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
@@ -167,7 +168,17 @@ func TestTransitTimeWaitIsOver(t *testing.T) {
 	c := &tcpClient{wire: w, src: addrB4, dst: addrLAN4, port: 1000, seq: 5000}
 	begin := func() (*netstack.Flow, net.Conn) {
 		c.begin()
-		f := <-flows
+		var f *netstack.Flow
+		again := time.NewTicker(100 * time.Millisecond) // as clients do: the old connection may be a moment from TIME_WAIT
+		defer again.Stop()
+		for f == nil {
+			select {
+			case f = <-flows:
+			case <-again.C:
+				c.seq--
+				c.begin()
+			}
+		}
 		h := c.receive(t)
 		if h.Flags() == flagRst|flagAck && h.AckNumber() != c.seq {
 			h = c.receive(t) // the old connection's end, which a client that has sent a SYN drops (RFC 9293, section 3.10.7.3)

@@ -156,7 +156,7 @@ func (o *observer) look(p *peer) (next time.Duration) {
 	if seen.abandoned.Load() && !seen.told.Swap(true) {
 		n.tell(HandshakeFailed, p, n.noAnswer(p, netip.Addr{}))
 	}
-	if !seen.up {
+	if !seen.up || p.removed.Load() { // the round with the table that it is not in tells of a removal
 		return never
 	}
 	if age, ok := n.tunnel.sessionAge(p); ok {
