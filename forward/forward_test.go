@@ -89,7 +89,9 @@ func echo(t *testing.T, pc net.PacketConn) {
 func ask(t *testing.T, c net.Conn) string {
 	t.Helper()
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(patience))
+	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := io.WriteString(c, "question"); err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +103,9 @@ func ask(t *testing.T, c net.Conn) string {
 
 func exchange(t *testing.T, c net.Conn, text string) string {
 	t.Helper()
-	_ = c.SetDeadline(time.Now().Add(patience))
+	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := io.WriteString(c, text); err != nil {
 		t.Fatal(err)
 	}
@@ -174,7 +178,7 @@ func TestTCPRefused(t *testing.T) {
 	c, err := net.Dial("tcp", l.Addr().String())
 	if err == nil { // the reset may come before the dial has seen that it succeeded
 		defer c.Close()
-		_ = c.SetDeadline(time.Now().Add(patience))
+		_ = c.SetDeadline(time.Now().Add(patience)) // it fails if the connection is reset by now
 		_, err = c.Read(make([]byte, 1))
 	}
 	if !errors.Is(err, syscall.ECONNRESET) {

@@ -31,18 +31,25 @@ type DropStats struct {
 
 // String returns the counters that are not 0 as "3 refused, 16 unsent", or "none".
 func (s DropStats) String() string {
-	var parts []string
-	for _, c := range []struct {
-		n    uint64
-		name string
-	}{
+	return listCounters([]counter{
 		{s.Refused, "refused"},
 		{s.Incomplete, "incomplete"},
 		{s.Unsent, "unsent"},
 		{s.Unaccepted, "unaccepted"},
 		{s.Unread, "unread"},
 		{s.Overflowed, "overflowed"},
-	} {
+	})
+}
+
+// counter is a number of something, to be told of if it is not 0.
+type counter struct {
+	n    uint64
+	name string
+}
+
+func listCounters(counters []counter) string {
+	var parts []string
+	for _, c := range counters {
 		if c.n > 0 {
 			parts = append(parts, fmt.Sprintf("%d %s", c.n, c.name))
 		}

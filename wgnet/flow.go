@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"strings"
 
 	"example.com/wgnet/netstack"
 )
@@ -167,11 +166,7 @@ type FlowStats struct {
 
 // String returns the counters that are not 0 as "1 open, 3 accepted", or "none".
 func (s FlowStats) String() string {
-	var parts []string
-	for _, c := range []struct {
-		n    uint64
-		name string
-	}{
+	return listCounters([]counter{
 		{uint64(s.Open), "open"},
 		{uint64(s.Undecided), "undecided"},
 		{s.Accepted, "accepted"},
@@ -181,15 +176,7 @@ func (s FlowStats) String() string {
 		{s.Evicted, "evicted"},
 		{s.Capped, "capped"},
 		{s.Unhandled, "unhandled"},
-	} {
-		if c.n > 0 {
-			parts = append(parts, fmt.Sprintf("%d %s", c.n, c.name))
-		}
-	}
-	if len(parts) == 0 {
-		return "none"
-	}
-	return strings.Join(parts, ", ")
+	})
 }
 
 // logUnhandled says once why what a peer wants from beyond this host goes nowhere.
