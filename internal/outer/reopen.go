@@ -30,6 +30,8 @@ type reopening struct {
 	broken atomic.Pointer[brokenSocket]
 	// lost is the loss for which there is no new socket yet, or nil.
 	lost atomic.Pointer[lossError]
+	// replaced holds one token when Use has put a socket in the place of another.
+	replaced chan struct{}
 
 	// The rest is the receiver's.
 	pause   time.Duration // before the next try; 0 once a datagram was received
@@ -96,6 +98,9 @@ func (s *Sockets) reopen(lost *active, why error, done <-chan struct{}) {
 		if !s.sleep(r.pause, done) {
 			return
 		}
+		if s.sock() != lost {
+			break
+		}
 		r.pause = min(max(2*r.pause, reopenMin), reopenMax)
 		if r.attempt == nil {
 			r.attempt = s.tryReopen(lost)
@@ -109,6 +114,8 @@ func (s *Sockets) reopen(lost *active, why error, done <-chan struct{}) {
 			if dropped, ok := s.failure.Allow(); ok {
 				s.log.Warn("opening another UDP socket failed, trying again", "err", err, "unlogged", dropped)
 			}
+		case <-r.replaced:
+			r.attempt = nil // it may hang, and would come too late
 		case <-done:
 			return
 		case <-s.closed:
@@ -143,7 +150,7 @@ func (s *Sockets) replace(lost *active) error {
 	cfg := s.cfg
 	cfg.Port = lost.localPort
 	sock, err := openSocket(ctx, cfg)
-	if err != nil && lost.asked == 0 && errors.Is(err, syscall.EADDRINUSE) {
+	if err != nil && s.asked.Load() == 0 && errors.Is(err, syscall.EADDRINUSE) {
 		cfg.Port = 0 // any port will do
 		sock, err = openSocket(ctx, cfg)
 	}
@@ -163,16 +170,18 @@ func (s *Sockets) replace(lost *active) error {
 	if err := sock.setReadDeadline(longAgo); err != nil { // see Prepare
 		return errors.Join(fmt.Errorf("set up UDP port %d: %w", cfg.Port, err), sock.close())
 	}
-	s.current.Store(&active{sock, sock.port(), lost.asked, lost.overflowed()})
+	s.current.Store(&active{sock, sock.port(), lost.overflowed()})
 	return nil
 }
 
-// sleep returns after d. It reports false when the facade or the Sockets are closed.
+// sleep returns after d, or when another socket is in use. It reports false when the facade or the Sockets are closed.
 func (s *Sockets) sleep(d time.Duration, done <-chan struct{}) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
+		return true
+	case <-s.reopening.replaced:
 		return true
 	case <-done:
 	case <-s.closed:

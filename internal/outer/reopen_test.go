@@ -291,3 +291,59 @@ func TestCloseEndsReopen(t *testing.T) {
 		}
 	}) // the bubble fails if the hook's goroutine is left
 }
+
+// Another port that comes into use while no socket can be opened on the old one is received from at once, whether the
+// receiver pauses between tries or one of them hangs.
+func TestUseEndsReopen(t *testing.T) {
+	for _, hang := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			n := &frailNetwork{}
+			lost, reopened := make(chan error, 9), make(chan struct{}, 9)
+			s, _, received := openFrail(t, n, Config{Port: 7, Lost: func(err error) { lost <- err }, Reopened: func() { reopened <- struct{}{} }})
+			defer s.Close()
+			n.refuse = slices.Repeat([]error{syscall.EADDRINUSE}, 12)
+			if hang {
+				n.hang = true
+			}
+			n.last().Close()
+			<-lost
+			time.Sleep(20 * time.Second) // of the bubble: pauses are at their longest
+			synctest.Wait()
+			n.refuse, n.hang = nil, false
+			spare, err := s.Prepare(8)
+			if err != nil {
+				t.Fatal(err)
+			}
+			before := time.Now()
+			if err := spare.Use(); err != nil {
+				t.Fatal(err)
+			}
+			<-reopened
+			n.last().in <- []byte("hello")
+			if got := <-received; got != "hello" {
+				t.Errorf("received %q", got)
+			}
+			if took := time.Since(before); took != 0 || s.Lost() != nil {
+				t.Errorf("received after %v, lost: %v", took, s.Lost())
+			}
+		})
+	}
+}
+
+// A port that was any at first, and is wanted since, is kept.
+func TestKeep(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := &frailNetwork{}
+		reopened := make(chan struct{}, 9)
+		s, _, _ := openFrail(t, n, Config{Reopened: func() { reopened <- struct{}{} }})
+		defer s.Close()
+		port := s.Port()
+		s.Keep()
+		n.refuse = slices.Repeat([]error{syscall.EADDRINUSE}, 3)
+		n.last().Close()
+		<-reopened
+		if s.Port() != port {
+			t.Errorf("port %d, want %d", s.Port(), port)
+		}
+	})
+}
