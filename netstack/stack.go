@@ -103,7 +103,7 @@ type Stack struct {
 	moveMu sync.RWMutex
 	moving atomic.Bool // moveMu is held, for who may not wait
 
-	mu     sync.Mutex // guards what follows, and orders changes of routes
+	mu     sync.Mutex // guards what follows, and routes for those who write them
 	dials  map[*pendingDial]struct{}
 	claims map[*claim]struct{} // of the listeners
 	// undeliverable are connections that failed during Drain, after the program had closed them.
