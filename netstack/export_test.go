@@ -172,8 +172,9 @@ func (s *Stack) FlowTable() (keys, idle, undecided int, buffered int64) {
 	defer t.mu.Unlock()
 	for _, p := range t.peers {
 		buffered += p.buffered.Load()
+		idle += p.idle.Len()
 	}
-	return len(t.flows), t.idle.Len(), t.undecided, buffered
+	return len(t.flows), idle, t.undecided, buffered
 }
 
 const (

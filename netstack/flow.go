@@ -3,6 +3,7 @@
 package netstack
 
 import (
+	"container/heap"
 	"container/list"
 	"context"
 	"errors"
@@ -27,16 +28,15 @@ type Flow struct {
 	cancel    context.CancelCauseFunc
 
 	// transit.mu guards what follows.
-	state      flowState
-	returned   bool // the handler
-	held       []transitPacket
-	heldSize   int
-	conn       *flowConn     // an accepted one's, but for TCP
-	used       time.Duration // when it last was, in transit's time
-	ranked     time.Duration // when it was last put at the end of the lists
-	inIdle     *list.Element // of transit.idle and peer.idle; nil if it may not be evicted
-	inPeerIdle *list.Element
-	tracked    tcpTrack // a forwarded one's
+	state    flowState
+	returned bool // the handler
+	held     []transitPacket
+	heldSize int
+	conn     *flowConn     // an accepted one's, but for TCP
+	used     time.Duration // when it last was, in transit's time
+	ranked   time.Duration // when it was last put at the end of peer.idle
+	inIdle   *list.Element // of peer.idle; nil if it may not be evicted
+	tracked  tcpTrack      // a forwarded one's
 }
 
 // flowState says what has become of a flow.
@@ -222,7 +222,8 @@ func (f *Flow) openLocked() {
 // evictableLocked lists the flow among those that may be evicted.
 func (f *Flow) evictableLocked() {
 	f.ranked = f.used
-	f.inIdle, f.inPeerIdle = f.transit.idle.PushBack(f), f.peer.idle.PushBack(f)
+	f.inIdle = f.peer.idle.PushBack(f)
+	heap.Fix(&f.transit.ranking, f.peer.place)
 }
 
 // holdLocked keeps a packet of an undecided flow. Of TCP only the newest SYN counts, and a reset ends the flow.
@@ -301,9 +302,9 @@ func (f *Flow) endLocked(cause error) {
 		}
 	}
 	if f.inIdle != nil {
-		t.idle.Remove(f.inIdle)
-		f.peer.idle.Remove(f.inPeerIdle)
-		f.inIdle, f.inPeerIdle = nil, nil
+		f.peer.idle.Remove(f.inIdle)
+		f.inIdle = nil
+		heap.Fix(&t.ranking, f.peer.place)
 	}
 	f.releaseLocked()
 	if f.conn != nil {

@@ -188,6 +188,70 @@ func TestFlowsAreShared(t *testing.T) {
 	}
 }
 
+// The peer that has most flows pays, in use as they are, and not one that has few and lets them rest.
+func TestPeerWithMostFlowsPays(t *testing.T) {
+	flows, handler := flowsOf()
+	s, w := newTransit(t, handler)
+	s.SetFlowLimits(10, 10, 100, 100, 2)
+	begin := func(src, dst netip.Addr, port uint16) *netstack.Flow {
+		t.Helper()
+		w.send(rawUDP(src, dst, port, 53, nil))
+		select {
+		case f := <-flows:
+			return f
+		case <-time.After(10 * time.Second):
+			t.Fatal("the flow is not begun")
+			return nil
+		}
+	}
+	forward := func(f *netstack.Flow) {
+		t.Helper()
+		if err := f.Forward(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := func(what string, b, c int, evictedB, evictedC uint64) {
+		t.Helper()
+		_, peers := s.FlowStats()
+		if b != peers[peerB].Open || c != peers[peerC].Open || evictedB != peers[peerB].Evicted || evictedC != peers[peerC].Evicted {
+			t.Errorf("%s: %+v, want %d and %d open flows, of which %d and %d were evicted", what, peers, b, c, evictedB, evictedC)
+		}
+	}
+	forward(begin(addrC4, addrB4, 1)) // the oldest of all
+	for i := range uint16(9) {
+		forward(begin(addrB4, addrC4, 1000+i))
+	}
+	s.AgeFlows(time.Minute)
+	for i := range uint16(9) {
+		w.send(rawUDP(addrB4, addrC4, 1000+i, 53, nil))
+	}
+	for i := range uint16(4) {
+		forward(begin(addrC4, addrB4, 2+i))
+		want("one with fewer begins", 8-int(i), 2+int(i), 1+uint64(i), 0)
+	}
+	forward(begin(addrC4, addrB4, 6))
+	want("one with as many begins", 5, 5, 4, 1)
+
+	// What cannot be evicted counts all the same.
+	if err := s.HandleFlows(nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.HandleFlows(handler); err != nil {
+		t.Fatal(err)
+	}
+	for i := range uint16(3) {
+		forward(begin(addrC4, addrB4, 20+i))
+	}
+	for i := range uint16(7) {
+		begin(addrB4, addrC4, 2000+i)
+	}
+	w.send(rawUDP(addrB4, addrC4, 3000, 53, nil))
+	want("one with undecided ones begins", 0, 3, 4, 1)
+	if stats, _ := s.FlowStats(); stats.Capped != 1 {
+		t.Errorf("%+v, want a packet that begins no flow", stats)
+	}
+}
+
 // fault 18, for flows: Close, an end of the handler and another's beginning come at any moment under a flood of every kind.
 func TestCloseUnderFloodOfFlows(t *testing.T) {
 	checkGoroutines(t)

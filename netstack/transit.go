@@ -3,7 +3,6 @@
 package netstack
 
 import (
-	"container/list"
 	"errors"
 	"net"
 	"net/netip"
@@ -60,10 +59,10 @@ type transit struct {
 	tcp       *transitTCP // nil before the first handler
 	flows     map[flowKey]*Flow
 	peers     map[PeerID]*flowPeer
-	idle      list.List // of the flows that may be evicted, longest idle first
-	open      int       // flows in all
-	undecided int       // of those, undecided ones; and handlers of flows that have ended
-	stats     FlowStats // of the peers that are gone, and what is no peer's
+	ranking   flowRanking // of all in peers
+	open      int         // flows in all
+	undecided int         // of those, undecided ones; and handlers of flows that have ended
+	stats     FlowStats   // of the peers that are gone, and what is no peer's
 	timer     *time.Timer
 	closed    bool
 
@@ -80,8 +79,9 @@ func newTransit(s *Stack, cfg Config) *transit {
 
 // HandleFlows has handler decide about each flow that a peer begins with an address that is not the stack's own: see
 // [Flow]. It is called in a goroutine of its own for each, and may keep it as long as the flow lives. Past 4,096 flows of
-// a peer, and 16,384 in all, the ones longest idle are ended, but not accepted TCP connections; past 512 undecided ones of
-// a peer, and 4,096 in all, new ones are not begun. [Stack.Close] does not wait for handlers.
+// a peer, and 16,384 in all, the ones longest idle are ended, of that peer or of the one that has most, but not accepted
+// TCP connections; past 512 undecided ones of a peer, and 4,096 in all, new ones are not begun. [Stack.Close] does not
+// wait for handlers.
 //
 // There is one handler at a time. Nil ends it: undecided flows are dropped, forwarded ones end, and accepted ones live on.
 // The error is that there is a handler already, or [net.ErrClosed].
