@@ -142,7 +142,7 @@ func (f *Flow) Forward() error {
 	f.peer.stats.Forwarded++
 	f.used = t.now()
 	f.evictableLocked()
-	if back := f.key.reverse(); t.flows[back] == nil { // else the other side has begun too, and its flow is that way
+	if back := f.key.reverse(); t.flows[back] == nil { // else the other side has begun too, and has its flow that way
 		t.flows[back] = f
 	}
 	for i := range f.held {
@@ -268,7 +268,7 @@ func (f *Flow) timeoutLocked() time.Duration {
 		return udpTimeout
 	case f.key.proto == flowPing:
 		return pingTimeout
-	case f.tracked.established():
+	case f.establishedLocked():
 		return establishedTimeout
 	}
 	return transitoryTimeout
@@ -297,8 +297,12 @@ func (f *Flow) endLocked(cause error) {
 	t.open--
 	f.peer.open--
 	for _, key := range [...]flowKey{f.key, f.key.reverse()} {
-		if t.flows[key] == f {
-			delete(t.flows, key)
+		if t.flows[key] != f {
+			continue
+		}
+		delete(t.flows, key)
+		if other := t.flows[key.reverse()]; other != nil && other.state == flowForwarded {
+			t.flows[key] = other // both sides had begun: what comes this way is an answer again
 		}
 	}
 	if f.inIdle != nil {

@@ -184,6 +184,9 @@ func (t *transit) route(p *transitPacket) {
 		f.endLocked(os.NewSyscallError("read", syscall.ECONNRESET))
 		f = nil
 	}
+	if f != nil && f.state == flowForwarded && p.key != f.key && p.kind == kindTCP && p.begins() {
+		f = nil // no answer, but a connection the other way (RFC 9293, section 3.5: simultaneous open), with its own decision
+	}
 	if f == nil {
 		f = t.beginLocked(p)
 	}
@@ -385,19 +388,31 @@ func validTransit(src, dst netip.Addr) bool {
 	return true
 }
 
-// flowProtocol is the protocol of a flow. The echo requests of both families are one.
+// flowProtocol is the protocol of a flow. The echo requests of both families are one. Their replies are another, which no
+// flow begins with: with identifier 0 a request would else have the key of a reply.
 type flowProtocol uint8
 
 const (
 	flowTCP  = flowProtocol(header.TCPProtocolNumber)
 	flowUDP  = flowProtocol(header.UDPProtocolNumber)
 	flowPing = flowProtocol(header.ICMPv4ProtocolNumber)
+	flowPong = flowProtocol(header.ICMPv6ProtocolNumber) // a number that is not used otherwise
 )
 
-// flowKey names a flow by the addresses of the packet that began it. For pings the source's port is the identifier.
+// flowKey names a flow by the addresses of the packet that began it. For pings the source's port is the identifier, and for
+// their replies the destination's.
 type flowKey struct {
 	proto    flowProtocol
 	src, dst netip.AddrPort
 }
 
-func (k flowKey) reverse() flowKey { return flowKey{k.proto, k.dst, k.src} }
+// reverse is the key of the answers.
+func (k flowKey) reverse() flowKey {
+	switch k.proto {
+	case flowPing:
+		k.proto = flowPong
+	case flowPong:
+		k.proto = flowPing
+	}
+	return flowKey{k.proto, k.dst, k.src}
+}
