@@ -118,10 +118,11 @@ func (f *Flow) Accept() (net.Conn, error) {
 	f.used = t.now()
 	f.conn = newFlowConn(f)
 	f.evictableLocked()
-	for i := range f.held {
-		f.conn.deliver(&f.held[i])
+	held := f.held
+	f.releaseLocked() // before they are counted again
+	for i := range held {
+		f.conn.deliver(&held[i])
 	}
-	f.releaseLocked()
 	return f.conn, nil
 }
 
@@ -170,9 +171,11 @@ func (f *Flow) Refuse(reason error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch {
-	case f.state == flowUndecided && len(f.held) > 0:
+	case f.state == flowUndecided:
 		f.peer.stats.Refused++
-		t.refuseLocked(f, &f.held[len(f.held)-1], reason)
+		if n := len(f.held); n > 0 { // else there was no room for the packet, and nothing to answer
+			t.refuseLocked(f, &f.held[n-1], reason)
+		}
 		f.endLocked(ErrDecided)
 	case f.state == flowOpen && f.conn != nil:
 		if b := f.conn.newest(); b != nil {
@@ -226,14 +229,15 @@ func (f *Flow) evictableLocked() {
 	heap.Fix(&f.transit.ranking, f.peer.place)
 }
 
-// holdLocked keeps a packet of an undecided flow. Of TCP only the newest SYN counts, and a reset ends the flow.
+// holdLocked keeps a packet of an undecided flow, if there is room. Of TCP only the newest SYN counts, for which there always
+// is, and a reset ends the flow.
 func (f *Flow) holdLocked(p *transitPacket) {
 	if p.kind == kindTCP {
 		switch {
 		case p.isReset():
 			f.endLocked(os.NewSyscallError("accept", syscall.ECONNRESET))
 			return
-		case !p.begins():
+		case !p.holdable():
 			return
 		}
 		f.releaseLocked()
@@ -243,7 +247,7 @@ func (f *Flow) holdLocked(p *transitPacket) {
 		f.transit.unread.Add(1)
 		return
 	}
-	if f.peer.buffered.Add(int64(size)) > f.transit.limits.peerBuffered && len(f.held) > 0 {
+	if f.peer.buffered.Add(int64(size)) > f.transit.limits.peerBuffered && p.kind != kindTCP {
 		f.peer.buffered.Add(-int64(size))
 		f.transit.unread.Add(1)
 		return

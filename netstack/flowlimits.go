@@ -18,7 +18,8 @@ type flowLimits struct {
 	// spared is how many flows, or undecided ones, a peer may have when others have taken up all that there are. There
 	// may be twice as many then.
 	spared int
-	// peerBuffered bounds what waits in a peer's flows, in bytes: held packets, and datagrams that were not read.
+	// peerBuffered bounds what waits in a peer's flows, in bytes: held packets, and datagrams that were not read. Held SYNs
+	// count too, and are held past it.
 	peerBuffered int64
 }
 

@@ -195,6 +195,11 @@ func (p *transitPacket) begins() bool {
 	return false
 }
 
+// holdable says whether a packet may begin a flow of ours, which keeps it until the decision.
+func (p *transitPacket) holdable() bool {
+	return p.begins() && (p.kind != kindTCP || len(p.b) <= maxSYN)
+}
+
 func (p *transitPacket) isReset() bool {
 	return p.kind == kindTCP && p.tcp().Flags().Contains(header.TCPFlagRst)
 }

@@ -19,6 +19,9 @@ const (
 	// heldPackets and heldBytes bound what waits for a flow's decision.
 	heldPackets = 16
 	heldBytes   = 64 << 10
+	// maxSYN bounds a SYN that begins a flow, in bytes with its headers: it is held whatever else waits, since there is
+	// nothing to accept without it. Data in it (RFC 7413) is less than a segment.
+	maxSYN = 1500
 	// sweepPause is the time between two looks for flows that have timed out.
 	sweepPause = 10 * time.Second
 )
@@ -227,7 +230,7 @@ func (t *transit) route(p *transitPacket) {
 // beginLocked begins a flow, if the packet may and there is room for it. The caller holds t.mu, as for all methods that
 // end in Locked.
 func (t *transit) beginLocked(p *transitPacket) *Flow {
-	if t.handler == nil || t.closed || t.stack.moving.Load() || !p.begins() || !p.checksumValid() {
+	if t.handler == nil || t.closed || t.stack.moving.Load() || !p.holdable() || !p.checksumValid() {
 		return nil
 	}
 	routes := t.stack.routes.Load()
