@@ -189,6 +189,16 @@ const (
 	HeldPackets        = heldPackets
 )
 
+// LockEndpoint takes gVisor's lock of the connection, once that is in TIME_WAIT. It reports false if it is not.
+func (c *TCPConn) LockEndpoint() (unlock func(), ok bool) {
+	ep := c.ep.(*tcp.Endpoint)
+	if ep.EndpointState() != tcp.StateTimeWait {
+		return nil, false
+	}
+	ep.LockUser()
+	return ep.UnlockUser, true
+}
+
 // Revived counts the retransmission timers that gVisor had not armed.
 func (s *Stack) Revived() uint64 { return s.senders.revived.Load() }
 

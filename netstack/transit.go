@@ -6,7 +6,6 @@ import (
 	"errors"
 	"net"
 	"net/netip"
-	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -181,12 +180,11 @@ func (t *transit) unasked(src, dst netip.Addr) {
 
 // route gives a packet to its flow, or begins one.
 func (t *transit) route(p *transitPacket) {
+	if p.kind == kindTCP && p.begins() {
+		t.reopen(p)
+	}
 	t.mu.Lock()
 	f := t.flows[p.key]
-	if f != nil && t.overLocked(f, p) {
-		f.endLocked(os.NewSyscallError("read", syscall.ECONNRESET))
-		f = nil
-	}
 	if f != nil && f.state == flowForwarded && p.key != f.key && p.kind == kindTCP && p.begins() {
 		f = nil // no answer, but a connection the other way (RFC 9293, section 3.5: simultaneous open), with its own decision
 	}
