@@ -172,8 +172,9 @@ func (s *Stack) FlowTable() (keys, idle, undecided int, buffered int64) {
 	defer t.mu.Unlock()
 	for _, p := range t.peers {
 		buffered += p.buffered.Load()
+		idle += p.idle.Len()
 	}
-	return len(t.flows), t.idle.Len(), t.undecided, buffered
+	return len(t.flows), idle, t.undecided, buffered
 }
 
 const (
@@ -187,6 +188,16 @@ const (
 	MaxFlowBuffered    = maxFlowBuffered
 	HeldPackets        = heldPackets
 )
+
+// LockEndpoint takes gVisor's lock of the connection, once that is in TIME_WAIT. It reports false if it is not.
+func (c *TCPConn) LockEndpoint() (unlock func(), ok bool) {
+	ep := c.ep.(*tcp.Endpoint)
+	if ep.EndpointState() != tcp.StateTimeWait {
+		return nil, false
+	}
+	ep.LockUser()
+	return ep.UnlockUser, true
+}
 
 // Revived counts the retransmission timers that gVisor had not armed.
 func (s *Stack) Revived() uint64 { return s.senders.revived.Load() }

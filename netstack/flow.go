@@ -3,6 +3,7 @@
 package netstack
 
 import (
+	"container/heap"
 	"container/list"
 	"context"
 	"errors"
@@ -27,16 +28,15 @@ type Flow struct {
 	cancel    context.CancelCauseFunc
 
 	// transit.mu guards what follows.
-	state      flowState
-	returned   bool // the handler
-	held       []transitPacket
-	heldSize   int
-	conn       *flowConn     // an accepted one's, but for TCP
-	used       time.Duration // when it last was, in transit's time
-	ranked     time.Duration // when it was last put at the end of the lists
-	inIdle     *list.Element // of transit.idle and peer.idle; nil if it may not be evicted
-	inPeerIdle *list.Element
-	tracked    tcpTrack // a forwarded one's
+	state    flowState
+	returned bool // the handler
+	held     []transitPacket
+	heldSize int
+	conn     *flowConn     // an accepted one's, but for TCP
+	used     time.Duration // when it last was, in transit's time
+	ranked   time.Duration // when it was last put at the end of peer.idle
+	inIdle   *list.Element // of peer.idle; nil if it may not be evicted
+	tracked  tcpTrack      // a forwarded one's
 }
 
 // flowState says what has become of a flow.
@@ -118,10 +118,11 @@ func (f *Flow) Accept() (net.Conn, error) {
 	f.used = t.now()
 	f.conn = newFlowConn(f)
 	f.evictableLocked()
-	for i := range f.held {
-		f.conn.deliver(&f.held[i])
+	held := f.held
+	f.releaseLocked() // before they are counted again
+	for i := range held {
+		f.conn.deliver(&held[i])
 	}
-	f.releaseLocked()
 	return f.conn, nil
 }
 
@@ -142,7 +143,7 @@ func (f *Flow) Forward() error {
 	f.peer.stats.Forwarded++
 	f.used = t.now()
 	f.evictableLocked()
-	if back := f.key.reverse(); t.flows[back] == nil { // else the other side has begun too, and its flow is that way
+	if back := f.key.reverse(); t.flows[back] == nil { // else the other side has begun too, and has its flow that way
 		t.flows[back] = f
 	}
 	for i := range f.held {
@@ -170,9 +171,11 @@ func (f *Flow) Refuse(reason error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch {
-	case f.state == flowUndecided && len(f.held) > 0:
+	case f.state == flowUndecided:
 		f.peer.stats.Refused++
-		t.refuseLocked(f, &f.held[len(f.held)-1], reason)
+		if n := len(f.held); n > 0 { // else there was no room for the packet, and nothing to answer
+			t.refuseLocked(f, &f.held[n-1], reason)
+		}
 		f.endLocked(ErrDecided)
 	case f.state == flowOpen && f.conn != nil:
 		if b := f.conn.newest(); b != nil {
@@ -222,17 +225,19 @@ func (f *Flow) openLocked() {
 // evictableLocked lists the flow among those that may be evicted.
 func (f *Flow) evictableLocked() {
 	f.ranked = f.used
-	f.inIdle, f.inPeerIdle = f.transit.idle.PushBack(f), f.peer.idle.PushBack(f)
+	f.inIdle = f.peer.idle.PushBack(f)
+	heap.Fix(&f.transit.ranking, f.peer.place)
 }
 
-// holdLocked keeps a packet of an undecided flow. Of TCP only the newest SYN counts, and a reset ends the flow.
+// holdLocked keeps a packet of an undecided flow, if there is room. Of TCP only the newest SYN counts, for which there always
+// is, and a reset ends the flow.
 func (f *Flow) holdLocked(p *transitPacket) {
 	if p.kind == kindTCP {
 		switch {
 		case p.isReset():
 			f.endLocked(os.NewSyscallError("accept", syscall.ECONNRESET))
 			return
-		case !p.begins():
+		case !p.holdable():
 			return
 		}
 		f.releaseLocked()
@@ -242,7 +247,7 @@ func (f *Flow) holdLocked(p *transitPacket) {
 		f.transit.unread.Add(1)
 		return
 	}
-	if f.peer.buffered.Add(int64(size)) > f.transit.limits.peerBuffered && len(f.held) > 0 {
+	if f.peer.buffered.Add(int64(size)) > f.transit.limits.peerBuffered && p.kind != kindTCP {
 		f.peer.buffered.Add(-int64(size))
 		f.transit.unread.Add(1)
 		return
@@ -267,7 +272,7 @@ func (f *Flow) timeoutLocked() time.Duration {
 		return udpTimeout
 	case f.key.proto == flowPing:
 		return pingTimeout
-	case f.tracked.established():
+	case f.establishedLocked():
 		return establishedTimeout
 	}
 	return transitoryTimeout
@@ -296,14 +301,18 @@ func (f *Flow) endLocked(cause error) {
 	t.open--
 	f.peer.open--
 	for _, key := range [...]flowKey{f.key, f.key.reverse()} {
-		if t.flows[key] == f {
-			delete(t.flows, key)
+		if t.flows[key] != f {
+			continue
+		}
+		delete(t.flows, key)
+		if other := t.flows[key.reverse()]; other != nil && other.state == flowForwarded {
+			t.flows[key] = other // both sides had begun: what comes this way is an answer again
 		}
 	}
 	if f.inIdle != nil {
-		t.idle.Remove(f.inIdle)
-		f.peer.idle.Remove(f.inPeerIdle)
-		f.inIdle, f.inPeerIdle = nil, nil
+		f.peer.idle.Remove(f.inIdle)
+		f.inIdle = nil
+		heap.Fix(&t.ranking, f.peer.place)
 	}
 	f.releaseLocked()
 	if f.conn != nil {

@@ -7,6 +7,8 @@ import (
 	"context"
 	"errors"
 	"net"
+	"runtime"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -210,4 +212,58 @@ func TestTransitTimeWaitIsOver(t *testing.T) {
 		t.Errorf("Read: %q, %v", b[:n], err)
 	}
 	conn.Close()
+}
+
+// The end of a connection in TIME_WAIT waits for gVisor, and nobody else waits for that.
+func TestTransitTimeWaitHoldsNobodyUp(t *testing.T) {
+	flows, results, handler := accepting()
+	s, w := newTransit(t, handler)
+	c := &tcpClient{wire: w, src: addrB4, dst: addrLAN4, port: 1000, seq: 5000}
+	c.begin()
+	<-flows
+	c.expect(t, flagSyn|flagAck)
+	c.send(flagAck, "")
+	r := <-results
+	if r.err != nil {
+		t.Fatal(r.err)
+	}
+	conn := r.c.(*netstack.TCPConn)
+	defer conn.Close()
+	if err := conn.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	c.expect(t, flagFin|flagAck)
+	c.send(flagFin|flagAck, "")
+	c.expect(t, flagAck)
+	var unlock func()
+	if !eventually(func() (ok bool) { unlock, ok = conn.LockEndpoint(); return ok }) {
+		t.Fatal("the connection is not in TIME_WAIT")
+	}
+	unlock = sync.OnceFunc(unlock)
+	defer unlock()
+	sent := make(chan struct{})
+	go func() { // ends when the endpoint is unlocked; it is waited for
+		defer close(sent)
+		c.begin()
+	}()
+	if !eventually(func() bool {
+		stacks := make([]byte, 1<<20)
+		return bytes.Contains(stacks[:runtime.Stack(stacks, true)], []byte("netstack.abortTimeWait("))
+	}) {
+		t.Error("the SYN does not end the old connection")
+	}
+	told := make(chan struct{})
+	go func() { // ends with the lock, or the endpoint's
+		defer close(told)
+		s.FlowStats()
+	}()
+	select {
+	case <-told:
+	case <-time.After(5 * time.Second):
+		t.Error("transit waits for gVisor's endpoint")
+	}
+	unlock()
+	<-sent
+	<-told
+	<-flows // the SYN has begun another
 }

@@ -3,6 +3,7 @@
 package netstack
 
 import (
+	"container/heap"
 	"container/list"
 	"sync/atomic"
 	"syscall"
@@ -17,7 +18,8 @@ type flowLimits struct {
 	// spared is how many flows, or undecided ones, a peer may have when others have taken up all that there are. There
 	// may be twice as many then.
 	spared int
-	// peerBuffered bounds what waits in a peer's flows, in bytes: held packets, and datagrams that were not read.
+	// peerBuffered bounds what waits in a peer's flows, in bytes: held packets, and datagrams that were not read. Held SYNs
+	// count too, and are held past it.
 	peerBuffered int64
 }
 
@@ -28,11 +30,37 @@ var defaultFlowLimits = flowLimits{
 // flowPeer is what is known of one peer's flows. transit.mu guards it, but for buffered.
 type flowPeer struct {
 	stats     FlowStats
-	idle      list.List
+	idle      list.List // of the flows that may be evicted, longest idle first; ranking follows its length
+	place     int       // in transit.ranking
 	open      int
 	undecided int
 	errors    bucket // of ICMP errors to the peer
 	buffered  atomic.Int64
+}
+
+// flowRanking is a heap of the peers, whose first one has most flows that may be evicted. Who pays for a new flow is so found
+// without a look at all peers, which would make each packet that begins one dear when there are thousands of them.
+type flowRanking []*flowPeer
+
+// Len implements [heap.Interface], as the other methods do.
+func (r flowRanking) Len() int           { return len(r) }
+func (r flowRanking) Less(i, j int) bool { return r[i].idle.Len() > r[j].idle.Len() }
+func (r flowRanking) Swap(i, j int) {
+	r[i], r[j] = r[j], r[i]
+	r[i].place, r[j].place = i, j
+}
+
+func (r *flowRanking) Push(p any) {
+	p.(*flowPeer).place = len(*r)
+	*r = append(*r, p.(*flowPeer))
+}
+
+func (r *flowRanking) Pop() any {
+	last := len(*r) - 1
+	p := (*r)[last]
+	(*r)[last] = nil
+	*r = (*r)[:last]
+	return p
 }
 
 // FlowStats counts flows: those that there are now, and what became of the others.
@@ -85,12 +113,13 @@ func (t *transit) makeRoomLocked(peer *flowPeer) bool {
 	case peer.open < l.peerFlows && t.open < l.flows:
 		return true
 	}
-	longest := &t.idle
-	if peer.open >= l.peerFlows || peer.open > l.flows/len(t.peers) {
-		longest = &peer.idle // who takes more than a fair share pays for it
+	// The peer that has most pays. Who has as many, accepted TCP connections and undecided flows included, is that peer.
+	most := t.ranking[0]
+	if peer.open >= l.peerFlows || peer.open >= most.open {
+		most = peer
 	}
-	e := longest.Front()
-	if e == nil { // accepted TCP connections are all there are
+	e := most.idle.Front()
+	if e == nil {
 		return peer.open < l.spared && t.open < 2*l.flows
 	}
 	f := e.Value.(*Flow)
@@ -105,6 +134,7 @@ func (t *transit) peerLocked(id PeerID) *flowPeer {
 	if p == nil {
 		p = &flowPeer{}
 		t.peers[id] = p
+		heap.Push(&t.ranking, p)
 	}
 	return p
 }
@@ -117,8 +147,7 @@ func (t *transit) touchLocked(f *Flow) {
 	f.used = t.now()
 	if f.inIdle != nil && f.used-f.ranked > time.Second { // exact enough, and cheap
 		f.ranked = f.used
-		t.idle.MoveToBack(f.inIdle)
-		f.peer.idle.MoveToBack(f.inPeerIdle)
+		f.peer.idle.MoveToBack(f.inIdle)
 	}
 }
 
@@ -129,6 +158,7 @@ func (t *transit) forget(now *routeTable) {
 	for id, p := range t.peers {
 		if !now.serves(id) {
 			t.stats.add(p.stats)
+			heap.Remove(&t.ranking, p.place) // none of its flows is left, nor will another be listed: see rerouted
 			delete(t.peers, id)
 		}
 	}

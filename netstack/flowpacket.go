@@ -115,7 +115,7 @@ func keyOf(kind packetKind, src, dst netip.Addr, l4 []byte) flowKey {
 	case kindEchoRequest:
 		return flowKey{flowPing, netip.AddrPortFrom(src, binary.BigEndian.Uint16(l4[4:])), netip.AddrPortFrom(dst, 0)}
 	case kindEchoReply:
-		return flowKey{flowPing, netip.AddrPortFrom(src, 0), netip.AddrPortFrom(dst, binary.BigEndian.Uint16(l4[4:]))}
+		return flowKey{flowPong, netip.AddrPortFrom(src, 0), netip.AddrPortFrom(dst, binary.BigEndian.Uint16(l4[4:]))}
 	}
 	proto := flowTCP
 	if kind == kindUDP {
@@ -193,6 +193,11 @@ func (p *transitPacket) begins() bool {
 		return true
 	}
 	return false
+}
+
+// holdable says whether a packet may begin a flow of ours, which keeps it until the decision.
+func (p *transitPacket) holdable() bool {
+	return p.begins() && (p.kind != kindTCP || len(p.b) <= maxSYN)
 }
 
 func (p *transitPacket) isReset() bool {

@@ -19,6 +19,16 @@ func (k *tcpTrack) established() bool {
 	return k.acked[0] && k.acked[1] && !k.over[0] && !k.over[1]
 }
 
+// establishedLocked says whether a forwarded connection is. If both sides have begun, each side is tracked by its own flow.
+func (f *Flow) establishedLocked() bool {
+	k := f.tracked
+	if other := f.transit.flows[f.key.reverse()]; other != nil && other != f && other.state == flowForwarded {
+		k.acked[1] = k.acked[1] || other.tracked.acked[0]
+		k.over[1] = k.over[1] || other.tracked.over[0]
+	}
+	return k.established()
+}
+
 // trackLocked notes a packet of a forwarded flow. The caller holds transit.mu.
 func (f *Flow) trackLocked(p *transitPacket) {
 	if p.kind != kindTCP {

@@ -103,16 +103,28 @@ func TestForwardedFlowsAreTracked(t *testing.T) {
 		{"echo reply without a request", rawICMP(c, b, 0, 0, [4]byte{0, 5}, nil), false, false},
 		{"echo request", echoRequest(b, c, 5, 1, "ping"), true, true},
 		{"its reply", rawICMP(c, b, 0, 0, [4]byte{0, 5, 0, 1}, []byte("ping")), true, false},
+		{"echo request with 0", echoRequest(b, c, 0, 1, "ping"), true, true},
+		{"its reply with 0", rawICMP(c, b, 0, 0, [4]byte{0, 0, 0, 1}, []byte("ping")), true, false},
+		{"a request the other way with 0", echoRequest(c, b, 0, 1, "ping"), false, true},
+		{"its reply with 0, again", rawICMP(c, b, 0, 0, [4]byte{0, 0, 0, 1}, []byte("ping")), true, false},
 		{"a reply to another", rawICMP(c, b, 0, 0, [4]byte{0, 6, 0, 1}, []byte("ping")), false, false},
 		{"SYN", rawFlags(b, c, 9, 80, header.TCPFlagSyn), true, true},
 		{"SYN-ACK", rawFlags(c, b, 80, 9, header.TCPFlagSyn|header.TCPFlagAck), true, false},
 		{"data", rawFlags(b, c, 9, 80, header.TCPFlagAck|header.TCPFlagPsh), true, false},
 		{"SYN the other way", rawFlags(c, b, 81, 9, header.TCPFlagSyn), false, true},
+		{"SYN from where answers come", rawFlags(c, b, 80, 9, header.TCPFlagSyn), false, true},
+		{"that, checksum", edit(rawFlags(c, b, 80, 9, header.TCPFlagSyn), func(p []byte) { p[36]++ }), false, false},
+		{"answer after it", rawFlags(c, b, 80, 9, header.TCPFlagAck), true, false},
 	}
 	for _, test := range tests {
 		w.send(test.packet)
 		if test.asked {
-			seen = append(seen, <-decided)
+			select {
+			case what := <-decided:
+				seen = append(seen, what)
+			case <-time.After(10 * time.Second):
+				t.Fatalf("%s: the handler is not asked", test.name)
+			}
 		}
 		if test.passes {
 			if got, want := w.next(), without(test.packet); !bytes.Equal(got, want) {
@@ -353,5 +365,51 @@ func TestForwardBothWays(t *testing.T) {
 	}
 	if keys, idle, _, _ := s.FlowTable(); keys+idle != 0 {
 		t.Errorf("%d keys, %d in the list", keys, idle)
+	}
+}
+
+// Both sides of a TCP connection begin at once (RFC 9293, section 3.5). The handler is asked about each, also when the first
+// one's flow is forwarded already; what is known of the connection is known of both flows.
+func TestForwardSimultaneousOpen(t *testing.T) {
+	const syn, ack, fin = header.TCPFlagSyn, header.TCPFlagAck, header.TCPFlagFin
+	asked := make(chan *netstack.Flow, 10)
+	s, w := newTransit(t, func(f *netstack.Flow) {
+		asked <- f
+		if err := f.Forward(); err != nil {
+			t.Errorf("Forward: %v", err)
+		}
+	})
+	pass := func(p []byte) {
+		t.Helper()
+		w.send(p)
+		if got, want := w.next(), without(p); !bytes.Equal(got, want) {
+			t.Fatalf("%x passes, want %x", got, want)
+		}
+	}
+	there := func(flags header.TCPFlags) []byte { return rawFlags(addrB4, addrC4, 9, 80, flags) }
+	back := func(flags header.TCPFlags) []byte { return rawFlags(addrC4, addrB4, 80, 9, flags) }
+	open := func() int { stats, _ := s.FlowStats(); return stats.Open }
+	pass(there(syn))
+	pass(back(syn))
+	pass(there(syn | ack))
+	s.ExpireFlows(netstack.TransitoryTimeout - time.Minute/2)
+	if len(asked) != 2 || open() != 2 {
+		t.Errorf("the handler is asked %d times, and %d flows are open, want 2", len(asked), open())
+	}
+	pass(back(syn | ack))
+	s.ExpireFlows(netstack.EstablishedTimeout - time.Minute/2)
+	if n := open(); n != 2 {
+		t.Errorf("%d flows of an established connection are open, want 2", n)
+	}
+	first := <-asked
+	first.Drop()
+	pass(there(ack)) // as an answer to the other one
+	pass(back(fin | ack))
+	if n := open(); n != 1 {
+		t.Errorf("%d flows are open, want 1", n)
+	}
+	s.ExpireFlows(netstack.TransitoryTimeout)
+	if keys, idle, _, _ := s.FlowTable(); keys+idle != 0 {
+		t.Errorf("%d keys, %d in the list when the connection has ended", keys, idle)
 	}
 }

@@ -3,11 +3,9 @@
 package netstack
 
 import (
-	"container/list"
 	"errors"
 	"net"
 	"net/netip"
-	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -20,6 +18,9 @@ const (
 	// heldPackets and heldBytes bound what waits for a flow's decision.
 	heldPackets = 16
 	heldBytes   = 64 << 10
+	// maxSYN bounds a SYN that begins a flow, in bytes with its headers: it is held whatever else waits, since there is
+	// nothing to accept without it. Data in it (RFC 7413) is less than a segment.
+	maxSYN = 1500
 	// sweepPause is the time between two looks for flows that have timed out.
 	sweepPause = 10 * time.Second
 )
@@ -60,10 +61,10 @@ type transit struct {
 	tcp       *transitTCP // nil before the first handler
 	flows     map[flowKey]*Flow
 	peers     map[PeerID]*flowPeer
-	idle      list.List // of the flows that may be evicted, longest idle first
-	open      int       // flows in all
-	undecided int       // of those, undecided ones; and handlers of flows that have ended
-	stats     FlowStats // of the peers that are gone, and what is no peer's
+	ranking   flowRanking // of all in peers
+	open      int         // flows in all
+	undecided int         // of those, undecided ones; and handlers of flows that have ended
+	stats     FlowStats   // of the peers that are gone, and what is no peer's
 	timer     *time.Timer
 	closed    bool
 
@@ -80,8 +81,9 @@ func newTransit(s *Stack, cfg Config) *transit {
 
 // HandleFlows has handler decide about each flow that a peer begins with an address that is not the stack's own: see
 // [Flow]. It is called in a goroutine of its own for each, and may keep it as long as the flow lives. Past 4,096 flows of
-// a peer, and 16,384 in all, the ones longest idle are ended, but not accepted TCP connections; past 512 undecided ones of
-// a peer, and 4,096 in all, new ones are not begun. [Stack.Close] does not wait for handlers.
+// a peer, and 16,384 in all, the ones longest idle are ended, of that peer or of the one that has most, but not accepted
+// TCP connections; past 512 undecided ones of a peer, and 4,096 in all, new ones are not begun. [Stack.Close] does not
+// wait for handlers.
 //
 // There is one handler at a time. Nil ends it: undecided flows are dropped, forwarded ones end, and accepted ones live on.
 // The error is that there is a handler already, or [net.ErrClosed].
@@ -178,11 +180,13 @@ func (t *transit) unasked(src, dst netip.Addr) {
 
 // route gives a packet to its flow, or begins one.
 func (t *transit) route(p *transitPacket) {
+	if p.kind == kindTCP && p.begins() {
+		t.reopen(p)
+	}
 	t.mu.Lock()
 	f := t.flows[p.key]
-	if f != nil && t.overLocked(f, p) {
-		f.endLocked(os.NewSyscallError("read", syscall.ECONNRESET))
-		f = nil
+	if f != nil && f.state == flowForwarded && p.key != f.key && p.kind == kindTCP && p.begins() {
+		f = nil // no answer, but a connection the other way (RFC 9293, section 3.5: simultaneous open), with its own decision
 	}
 	if f == nil {
 		f = t.beginLocked(p)
@@ -224,7 +228,7 @@ func (t *transit) route(p *transitPacket) {
 // beginLocked begins a flow, if the packet may and there is room for it. The caller holds t.mu, as for all methods that
 // end in Locked.
 func (t *transit) beginLocked(p *transitPacket) *Flow {
-	if t.handler == nil || t.closed || t.stack.moving.Load() || !p.begins() || !p.checksumValid() {
+	if t.handler == nil || t.closed || t.stack.moving.Load() || !p.holdable() || !p.checksumValid() {
 		return nil
 	}
 	routes := t.stack.routes.Load()
@@ -385,19 +389,31 @@ func validTransit(src, dst netip.Addr) bool {
 	return true
 }
 
-// flowProtocol is the protocol of a flow. The echo requests of both families are one.
+// flowProtocol is the protocol of a flow. The echo requests of both families are one. Their replies are another, which no
+// flow begins with: with identifier 0 a request would else have the key of a reply.
 type flowProtocol uint8
 
 const (
 	flowTCP  = flowProtocol(header.TCPProtocolNumber)
 	flowUDP  = flowProtocol(header.UDPProtocolNumber)
 	flowPing = flowProtocol(header.ICMPv4ProtocolNumber)
+	flowPong = flowProtocol(header.ICMPv6ProtocolNumber) // a number that is not used otherwise
 )
 
-// flowKey names a flow by the addresses of the packet that began it. For pings the source's port is the identifier.
+// flowKey names a flow by the addresses of the packet that began it. For pings the source's port is the identifier, and for
+// their replies the destination's.
 type flowKey struct {
 	proto    flowProtocol
 	src, dst netip.AddrPort
 }
 
-func (k flowKey) reverse() flowKey { return flowKey{k.proto, k.dst, k.src} }
+// reverse is the key of the answers.
+func (k flowKey) reverse() flowKey {
+	switch k.proto {
+	case flowPing:
+		k.proto = flowPong
+	case flowPong:
+		k.proto = flowPing
+	}
+	return flowKey{k.proto, k.dst, k.src}
+}

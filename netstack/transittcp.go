@@ -241,15 +241,17 @@ func (t *transit) acceptTCP(f *Flow) (*TCPConn, error) {
 	t.stack.moveMu.RLock() // a change of routes that is under way may end the flow
 	defer t.stack.moveMu.RUnlock()
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	if err == nil && f.state == flowEnded {
-		abort(ep)
-		err = context.Cause(f.ctx)
-	}
-	if err != nil {
+	switch {
+	case err != nil: // and the endpoint is aborted
 		f.endLocked(err)
+		t.mu.Unlock()
 		return nil, err
+	case f.state == flowEnded:
+		t.mu.Unlock()
+		abort(ep)
+		return nil, context.Cause(f.ctx)
 	}
+	defer t.mu.Unlock()
 	c.onClose = f.finish
 	f.state = flowOpen
 	f.openLocked()
@@ -257,11 +259,19 @@ func (t *transit) acceptTCP(f *Flow) (*TCPConn, error) {
 	return c, nil
 }
 
-// overLocked reports whether a packet begins a flow anew whose connection is in TIME_WAIT: see Stack.reopen. The program
-// has not closed it yet; it is ended.
-func (t *transit) overLocked(f *Flow, p *transitPacket) bool {
-	return f.state == flowOpen && p.begins() && p.kind == kindTCP && p.checksumValid() &&
-		abortTimeWait(t.tcp.stack, protocolOf(f.key.src.Addr()), endpointID(f.key))
+// reopen ends the flow that a SYN begins anew if its connection is in TIME_WAIT: see Stack.reopen. The program has not closed
+// it yet. gVisor is called without t.mu, which all packets of transit want.
+func (t *transit) reopen(p *transitPacket) {
+	t.mu.Lock()
+	f, tcp := t.flows[p.key], t.tcp
+	open := f != nil && f.state == flowOpen
+	t.mu.Unlock()
+	if !open || !p.checksumValid() || !abortTimeWait(tcp.stack, protocolOf(f.key.src.Addr()), endpointID(f.key)) {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	f.endLocked(os.NewSyscallError("read", syscall.ECONNRESET))
 }
 
 // tcpStack is the second stack, or nil.

@@ -27,9 +27,9 @@ type Flow struct {
 //
 // It is called in a goroutine of its own for each flow, in which it may stay for the flow's life, and a return without a
 // decision is a Drop. There are bounds: past 512 undecided flows of a peer, or 4,096 in all, new ones are not begun (a TCP
-// client tries again); past 4,096 flows of a peer, or 16,384 in all, the one that was idle for longest is ended, of a peer
-// that has more than its share if there is one, but no accepted TCP connection. A handler that goes on after its flow's
-// end counts as an undecided flow; [Flow.Context] tells it of that end. [Net.Close] does not wait for handlers.
+// client tries again); past 4,096 flows of a peer, or 16,384 in all, the one that was idle for longest is ended, of that
+// peer or of the one that has most, but no accepted TCP connection. A handler that goes on after its flow's end counts as
+// an undecided flow; [Flow.Context] tells it of that end. [Net.Close] does not wait for handlers.
 //
 // There is one handler at a time. Nil ends it: undecided flows are dropped, forwarded ones end, accepted ones live on.
 // The error is that there is a handler already, or [net.ErrClosed].
