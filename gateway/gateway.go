@@ -123,7 +123,7 @@ func New(cfg Config) (*Gateway, error) {
 	cfg.TCPTransitoryTimeout = cmp.Or(cfg.TCPTransitoryTimeout, defaultTCPTransitory)
 	cfg.UDPIdleTimeout = cmp.Or(cfg.UDPIdleTimeout, defaultUDPIdle)
 	cfg.PingIdleTimeout = cmp.Or(cfg.PingIdleTimeout, defaultPingIdle)
-	g := &Gateway{cfg: cfg, log: cfg.Logger, own: ownAddrs{interfaces: net.InterfaceAddrs}}
+	g := &Gateway{cfg: cfg, log: cfg.Logger, own: ownAddrs{interfaces: net.InterfaceAddrs, route: routeKind}}
 	if g.log == nil {
 		g.log = slog.New(slog.DiscardHandler)
 	}
