@@ -34,9 +34,9 @@
 // The target is asked before the peer is answered: a closed port looks closed, and what is unreachable looks that way. A
 // target that says nothing is a gateway that says nothing. Half-closes, resets and back-pressure are passed on. Targets see
 // the host's address. UDP keeps each datagram whole, up to the largest, and lets in those of the target alone. What ICMP
-// says of a datagram the peer is told, and the flow goes on (RFC 4787, REQ-10). Pings go
-// out by sockets for that purpose, which macOS has for everybody, and Linux for the groups in net.ipv4.ping_group_range;
-// see [Config.RawPing]. A ping that nobody answers is not answered.
+// says of a datagram the peer is told, and the flow goes on (RFC 4787, REQ-10). Pings go out by sockets for that purpose,
+// which macOS has for everybody, and Linux for the groups in net.ipv4.ping_group_range; see [Config.RawPing]. A ping that
+// nobody answers is not answered.
 //
 // # Bounds
 //
