@@ -27,21 +27,17 @@ const (
 // before all was acknowledged. It may be called more than once.
 func (s *Stack) Drain(ctx context.Context) error {
 	s.drainOnce.Do(func() { close(s.draining) })
-	failed, before := 0, s.undelivered()
+	before := s.undelivered()
 	_ = s.HandleFlows(nil) // fails only if the stack is closed
 	for _, l := range s.listeners() {
 		_ = l.Close() // somebody else may have been faster
 	}
 	for pause := minDrainPause; ; pause = min(2*pause, maxDrainPause) {
 		now := s.undelivered()
-		for ep, closed := range before {
-			if _, waits := now[ep]; !waits && closed && ep.EndpointState() == tcp.StateError {
-				failed++
-			}
-		}
+		failed := s.noteFailed(before, now)
 		before = now
 		switch {
-		case s.drained.Load():
+		case s.drained.Load() && failed == 0:
 			return nil
 		case isClosed(s.done):
 			return net.ErrClosed
@@ -63,6 +59,20 @@ func (s *Stack) Drain(ctx context.Context) error {
 		}
 		timer.Stop()
 	}
+}
+
+// noteFailed notes the connections that do not wait any more and have failed after the program had closed them, and returns
+// how many there were, in all calls of Drain. One may be closed and reset between two looks.
+func (s *Stack) noteFailed(before, now map[*tcp.Endpoint]bool) int {
+	closed := s.closing.live() // before keeps them alive
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for ep := range before {
+		if _, waits := now[ep]; !waits && closed[ep] && ep.EndpointState() == tcp.StateError {
+			s.undeliverable[ep] = struct{}{}
+		}
+	}
+	return len(s.undeliverable)
 }
 
 // Draining says whether [Stack.Drain] was called.

@@ -189,3 +189,26 @@ func TestDrainReset(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// The same if the connection is closed and reset between two looks, and whichever call of Drain sees it.
+func TestDrainResetAtOnce(t *testing.T) {
+	a, b := newPair(t)
+	dialed, accepted := tcpPair(t, a, b, addrB4)
+	if err := accepted.SetReadBuffer(64 << 10); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := dialed.Write(make([]byte, 128<<10)); err != nil {
+		t.Fatal(err)
+	}
+	first, second := drain(t, a, testContext(t)), make(chan error, 1)
+	go func() { second <- a.Drain(testContext(t)) }() // ends with the reset
+	waits(t, "before the reset", first)
+	if err := errors.Join(dialed.Close(), accepted.Close()); err != nil { // the latter with unread data
+		t.Fatal(err)
+	}
+	for _, err := range []error{<-first, <-second, a.Drain(testContext(t))} {
+		if err == nil || !strings.Contains(err.Error(), "1 ended by a reset or a time-out") {
+			t.Error(err)
+		}
+	}
+}

@@ -59,11 +59,19 @@ type senderWatch struct {
 	timer   *time.Timer
 	revived atomic.Uint64 // how often a timer was missing
 
-	// mu guards what follows, and is held by a round, for which close waits. Lock order: mu, gVisor's locks, link.mu.
+	// mu guards what follows, and is held by a round, for which close waits. Lock order: mu, transit.mu, gVisor's locks,
+	// link.mu.
 	mu     sync.Mutex
 	closed bool
-	// recoveries are those under way at the last round, each by the last sequence number that it is about.
-	recoveries map[*tcp.Endpoint]uint32
+	last   map[*tcp.Endpoint]glance // what the last round has found out of the ordinary
+}
+
+// glance is what a round has found out of the ordinary about a connection.
+type glance struct {
+	recovering bool
+	recoverTo  uint32 // the last sequence number that the recovery is about
+	untimed    bool   // data is under way, and there is no timer
+	unacked    uint32 // the first of that data
 }
 
 func newSenderWatch(endpoints func() []stack.TransportEndpoint) *senderWatch {
@@ -89,13 +97,16 @@ func (w *senderWatch) round() {
 		return
 	}
 	w.armed.Store(false)
-	recoveries := map[*tcp.Endpoint]uint32{}
+	found := map[*tcp.Endpoint]glance{}
 	for _, ep := range w.endpoints() {
 		ep, ok := ep.(*tcp.Endpoint)
 		if !ok {
 			continue
 		}
-		underWay, expire := at.look(ep, w.recoveries, recoveries)
+		now, underWay, expire := at.look(ep, w.last[ep])
+		if now != (glance{}) {
+			found[ep] = now
+		}
 		if expire != nil {
 			w.revived.Add(1)
 			expire()
@@ -104,7 +115,7 @@ func (w *senderWatch) round() {
 			w.sent()
 		}
 	}
-	w.recoveries = recoveries
+	w.last = found
 }
 
 // close ends the watch. Nothing is sent any more when it is called.
@@ -116,39 +127,42 @@ func (w *senderWatch) close() {
 }
 
 // look sets the size of a connection's segments, and how it recovers, and says whether data is under way. If there is no
-// timer for it, expire is the handler of the retransmission timer, which wants the endpoint's lock itself. before has the
-// recoveries of the last round, and now gets those of this one.
-func (at *senderOffsets) look(ep *tcp.Endpoint, before, now map[*tcp.Endpoint]uint32) (underWay bool, expire func()) {
+// timer for it since the last round, when before was found, expire is the handler of the retransmission timer, which wants
+// the endpoint's lock itself. A single look tells too little: an acknowledgment may be on its way, which arms the timer.
+func (at *senderOffsets) look(ep *tcp.Endpoint, before glance) (now glance, underWay bool, expire func()) {
 	ep.LockUser()
 	defer ep.UnlockUser()
 	endpoint := unsafe.Pointer(ep)
 	sender := *field[unsafe.Pointer](endpoint, at.sender)
 	if sender == nil {
-		return false, nil
+		return now, false, nil
 	}
 	switch *field[tcpip.CongestionControlState](sender, at.congestion) {
 	case tcpip.RTORecovery, tcpip.FastRecovery, tcpip.SACKRecovery:
-		last := *field[uint32](sender, at.recoverTo)
-		now[ep] = last
-		if was, ok := before[ep]; ok && was == last {
+		now.recovering, now.recoverTo = true, *field[uint32](sender, at.recoverTo)
+		if before.recovering && before.recoverTo == now.recoverTo {
 			*field[tcpip.TCPRecovery](endpoint, at.recovery) = 0
 		}
 	default:
 		*field[tcpip.TCPRecovery](endpoint, at.recovery) = recoveryOption()
 	}
 	if *field[uint32](sender, at.unacked) == *field[uint32](sender, at.next) {
-		return false, nil
+		return now, false, nil
 	}
 	packets := *field[int](sender, at.window) / segmentsInWindow
 	*field[uint32](endpoint, at.segment) = segmentSize(packets, *field[int](sender, at.payload))
 	for _, timer := range at.timers {
 		if *field[int](sender, timer+at.state) == timerEnabled {
-			return true, nil
+			return now, true, nil
 		}
 	}
-	// It is nil once the connection has ended. A timer that was disabled and still runs has to be called twice; the next
-	// round is soon enough.
-	return true, *field[func()](sender, at.timers[0]+at.callback)
+	now.untimed, now.unacked = true, *field[uint32](sender, at.unacked)
+	if !before.untimed || before.unacked != now.unacked {
+		return now, true, nil
+	}
+	// Once the connection has ended it is nil, or finds nothing to send. A timer that was disabled and still runs has to be
+	// called twice; the next round is soon enough.
+	return now, true, *field[func()](sender, at.timers[0]+at.callback)
 }
 
 // segmentSize is what gVisor has to be told for segments of some packets, each with as much payload.

@@ -103,9 +103,11 @@ type Stack struct {
 	moveMu sync.RWMutex
 	moving atomic.Bool // moveMu is held, for who may not wait
 
-	mu     sync.Mutex // guards dials and claims, and orders changes of routes
+	mu     sync.Mutex // guards what follows, and routes for those who write them
 	dials  map[*pendingDial]struct{}
 	claims map[*claim]struct{} // of the listeners
+	// undeliverable are connections that failed during Drain, after the program had closed them.
+	undeliverable map[*tcp.Endpoint]struct{}
 }
 
 // pendingDial is a connection that is being made, which has to end when its route does.
@@ -136,6 +138,7 @@ func New(cfg Config) (*Stack, error) {
 	s := &Stack{
 		done: make(chan struct{}), draining: make(chan struct{}),
 		dials: map[*pendingDial]struct{}{}, claims: map[*claim]struct{}{},
+		undeliverable: map[*tcp.Endpoint]struct{}{},
 	}
 	s.own.Store(own)
 	s.inbound.own = &s.own

@@ -139,8 +139,11 @@ func (c *TCPConn) cause(err tcpip.Error) tcpip.Error {
 // reset, as on Linux. Blocked calls return [net.ErrClosed], and so does a second Close.
 func (c *TCPConn) Close() error {
 	if !c.close(func() {
+		over := tcp.EndpointState(c.ep.State()) == tcp.StateError // which the program could see
 		c.ep.Close()
-		c.stack.closing.add(c.ep)
+		if !over {
+			c.stack.closing.add(c.ep)
+		}
 		if c.onClose != nil {
 			c.onClose()
 		}

@@ -148,7 +148,13 @@ func (n *Net) apply(next *Config) (again bool, err error) {
 	if n.sockets.Port() != before {
 		return true, nil
 	}
-	return false, n.change(next, spare)
+	if err := n.change(next, spare); err != nil {
+		return false, err
+	}
+	if next.ListenPort != 0 && next.ListenPort == before {
+		n.sockets.Keep()
+	}
+	return false, nil
 }
 
 // change makes next, which is valid, the Net's config, and spare, unless it is nil, its socket. The caller holds n.mu.

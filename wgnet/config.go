@@ -81,7 +81,7 @@ type Config struct {
 	// Logger gets what the tunnel has to say: at level Info a story that a person can follow (peers up, down and why,
 	// endpoints that moved), at Warn trouble, at Debug the protocol. No key but public ones is in it. Its handler runs in
 	// one goroutine of its own and holds up nobody but Close; when it falls 512 lines behind, lines are lost, and counted.
-	// nil discards everything.
+	// Its Enabled is asked from any goroutine, with locks held: it must not block, nor call the Net. nil discards everything.
 	Logger *slog.Logger `json:"-"`
 
 	// Control is called for each outer UDP socket after it is made and before it is bound, as the field of the same
@@ -89,9 +89,10 @@ type Config struct {
 	Control func(network, address string, c syscall.RawConn) error `json:"-"`
 
 	// ListenPacket opens the tunnel's transport in the place of a UDP socket, as [net.ListenConfig.ListenPacket] does: an
-	// in-memory, obfuscated, proxied or recorded network. It is called by New, and by Apply for another port,
-	// with network "udp" and the listen port after a colon. The conn's addresses are UDP addresses, its Close ends what waits in it, and the Net closes
-	// it. nil opens a UDP socket. Control is not called for it.
+	// in-memory, obfuscated, proxied or recorded network. It is called by New, by Apply for another port,
+	// and, in a goroutine of its own, when the conn has failed for good, until it succeeds; with network "udp" and the listen
+	// port after a colon. The conn's addresses are UDP addresses, its Close ends what waits in it, and the Net closes it. nil
+	// opens a UDP socket. Control is not called for it.
 	//
 	// A conn with the methods ReadFromUDPAddrPort and WriteToUDPAddrPort of [net.UDPConn] spares allocations. One with
 	//

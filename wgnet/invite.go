@@ -33,7 +33,8 @@ type InviteOptions struct {
 	// HostName is the name by which the other side knows this host. "" means none.
 	HostName string
 
-	// AllowedIPs are what the other side sends to this host. nil means this host's own addresses. For more than these it
+	// AllowedIPs are what the other side sends to this host. nil means this host's own addresses, of the families that
+	// the guest has. For more than these it
 	// has to be a gateway.
 	AllowedIPs []netip.Prefix
 

@@ -51,7 +51,7 @@ type Net struct {
 	rejected rejectedCount
 
 	// mu orders all changes: of state, of the tunnel's engine, of the stack's addresses and routes, and the start of
-	// further goroutines in background. No code of the user's runs under it.
+	// further goroutines in background. No code of the user's runs under it but the log handler's Enabled.
 	mu    sync.Mutex
 	state atomic.Pointer[state] // stored under mu
 

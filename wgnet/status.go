@@ -117,7 +117,7 @@ type PeerStatus struct {
 	Text string `json:"text"`
 }
 
-// Status returns how things stand. It asks nobody but this process, and waits for nothing. After [Net.Close] no session
+// Status returns how things stand. It asks nobody but this process, and waits for nothing but a change of peers that is under way. After [Net.Close] no session
 // is up, and what the device has counted is gone: endpoints, handshake times and bytes.
 func (n *Net) Status() Status { return n.status(n.state.Load()) }
 

@@ -204,6 +204,7 @@ func (r *session) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int,
 			return 0, net.ErrClosed
 		}
 		sock := s.sock()
+		s.found(sock)
 		n, err := sock.receive(bufs, sizes, eps)
 		switch {
 		case n > 0:

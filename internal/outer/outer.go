@@ -77,6 +77,8 @@ type Sockets struct {
 	failure LogLimit               // receive errors
 	// announced is what an endpoint's field of that name is compared with.
 	announced atomic.Uint64
+	// asked is the port that is wanted, 0 if any would do.
+	asked     atomic.Uint32
 	received  receivedCount
 	backlog   *backlog
 	reopening reopening
@@ -94,7 +96,6 @@ type Sockets struct {
 type active struct {
 	socket
 	localPort uint16
-	asked     uint16 // 0: any port would have done
 	before    uint64 // what the sockets before it have lost
 }
 
@@ -152,7 +153,9 @@ func newSockets(sock socket, cfg Config) *Sockets {
 		cfg: cfg, log: logger(cfg.Logger), batch: sock.batchSize(), closed: make(chan struct{}),
 		backlog: newBacklog(cfg.MaxBacklog),
 	}
-	s.current.Store(&active{sock, sock.port(), cfg.Port, 0})
+	s.asked.Store(uint32(cfg.Port))
+	s.reopening.replaced = make(chan struct{}, 1)
+	s.current.Store(&active{sock, sock.port(), 0})
 	s.announced.Store(1)
 	var cancel context.CancelFunc
 	s.ctx, cancel = context.WithCancel(context.Background())
@@ -171,6 +174,10 @@ func (s *Sockets) sock() *active { return s.current.Load() }
 
 // Port returns the UDP port, also after Close.
 func (s *Sockets) Port() uint16 { return s.sock().localPort }
+
+// Keep says that the port in use is the one that is wanted, though any would have done when it was opened: a socket that
+// is lost is not replaced by one on another port.
+func (s *Sockets) Keep() { s.asked.Store(uint32(s.Port())) }
 
 // Delivered says that the device has made packets of n data messages: see [Config.MaxBacklog]. What it has dropped need
 // not be told: after a millisecond with nothing delivered there is room again.

@@ -30,6 +30,8 @@ type reopening struct {
 	broken atomic.Pointer[brokenSocket]
 	// lost is the loss for which there is no new socket yet, or nil.
 	lost atomic.Pointer[lossError]
+	// replaced holds one token when Use has put a socket in the place of another.
+	replaced chan struct{}
 
 	// The rest is the receiver's.
 	pause   time.Duration // before the next try; 0 once a datagram was received
@@ -42,7 +44,10 @@ type brokenSocket struct {
 }
 
 // lossError is what a Send answers as long as there is no socket.
-type lossError struct{ err error }
+type lossError struct {
+	sock *active // the one that is lost
+	err  error
+}
 
 func (e *lossError) Error() string { return "the UDP socket is lost: " + e.err.Error() }
 func (e *lossError) Unwrap() error { return e.err }
@@ -58,15 +63,15 @@ func (s *Sockets) Lost() error {
 // sent notes what became of a Send, and returns what it is to answer. A socket that refuses one after the other as if it
 // were none wakes the receiver, who opens another.
 func (s *Sockets) sent(sock *active, err error, in *session) error {
-	r := &s.reopening
+	r, lost := &s.reopening, s.Lost()
 	switch {
 	case err == nil || !isSocketError(err):
 		if r.failures.Load() != 0 {
 			r.failures.Store(0)
 		}
 	case isClosed(in.done) || isClosed(s.closed):
-	case s.Lost() != nil:
-		return s.Lost()
+	case lost != nil:
+		return lost
 	case r.failures.Add(1) >= maxFailures && s.broken(sock) == nil:
 		r.broken.Store(&brokenSocket{sock, err})
 		_ = sock.setReadDeadline(longAgo) // one that cannot be set is closed, which wakes the receiver as well
@@ -83,17 +88,17 @@ func (s *Sockets) broken(sock *active) error {
 }
 
 // reopen puts another socket in the place of one that is lost, on the same port, and tries until that works, the facade
-// or the Sockets are closed, or another has taken its place anyway. The receive functions call it, one at a time.
+// or the Sockets are closed, or another has taken its place anyway: see found. The receive functions call it, one at a time.
 func (s *Sockets) reopen(lost *active, why error, done <-chan struct{}) {
 	r := &s.reopening
-	if r.lost.CompareAndSwap(nil, &lossError{why}) { // else an earlier facade has begun
+	if r.lost.CompareAndSwap(nil, &lossError{lost, why}) { // else an earlier facade has begun
 		_ = lost.close() // it may be closed already, and the port has to be free
 		if s.cfg.Lost != nil {
 			s.cfg.Lost(why)
 		}
 	}
 	for s.sock() == lost {
-		if !s.sleep(r.pause, done) {
+		if !s.sleep(r.pause, done) || s.sock() != lost {
 			return
 		}
 		r.pause = min(max(2*r.pause, reopenMin), reopenMax)
@@ -109,12 +114,24 @@ func (s *Sockets) reopen(lost *active, why error, done <-chan struct{}) {
 			if dropped, ok := s.failure.Allow(); ok {
 				s.log.Warn("opening another UDP socket failed, trying again", "err", err, "unlogged", dropped)
 			}
+		case <-r.replaced:
+			r.attempt = nil // it may hang, and would come too late
 		case <-done:
 			return
 		case <-s.closed:
 			return
 		}
 	}
+}
+
+// found ends the search for another socket, if sock is not the one that was lost. The receive functions call it for the
+// socket that they receive from: it may have come while there was none of them.
+func (s *Sockets) found(sock *active) {
+	r := &s.reopening
+	if lost := r.lost.Load(); lost == nil || lost.sock == sock {
+		return
+	}
+	r.attempt = nil // if it is under way it comes too late, and gives up what it opens
 	r.failures.Store(0)
 	r.lost.Store(nil)
 	if s.cfg.Reopened != nil {
@@ -130,7 +147,7 @@ func (s *Sockets) tryReopen(lost *active) chan error {
 	if s.cfg.ListenPacket == nil && s.cfg.Control == nil {
 		try()
 	} else {
-		go try() // ends with the hook, whose context Close ends
+		go try() // ends with the hook; Close ends the context of ListenPacket, and Control has none
 	}
 	return result
 }
@@ -143,7 +160,7 @@ func (s *Sockets) replace(lost *active) error {
 	cfg := s.cfg
 	cfg.Port = lost.localPort
 	sock, err := openSocket(ctx, cfg)
-	if err != nil && lost.asked == 0 && errors.Is(err, syscall.EADDRINUSE) {
+	if err != nil && s.asked.Load() == 0 && errors.Is(err, syscall.EADDRINUSE) {
 		cfg.Port = 0 // any port will do
 		sock, err = openSocket(ctx, cfg)
 	}
@@ -163,16 +180,18 @@ func (s *Sockets) replace(lost *active) error {
 	if err := sock.setReadDeadline(longAgo); err != nil { // see Prepare
 		return errors.Join(fmt.Errorf("set up UDP port %d: %w", cfg.Port, err), sock.close())
 	}
-	s.current.Store(&active{sock, sock.port(), lost.asked, lost.overflowed()})
+	s.current.Store(&active{sock, sock.port(), lost.overflowed()})
 	return nil
 }
 
-// sleep returns after d. It reports false when the facade or the Sockets are closed.
+// sleep returns after d, or when another socket is in use. It reports false when the facade or the Sockets are closed.
 func (s *Sockets) sleep(d time.Duration, done <-chan struct{}) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
+		return true
+	case <-s.reopening.replaced:
 		return true
 	case <-done:
 	case <-s.closed:

@@ -24,7 +24,8 @@ type frailNetwork struct {
 	opened []string   // addresses that were asked for
 	times  []time.Time
 	conns  []*frailConn
-	hang   bool // listen waits for its context
+	hang   bool          // listen waits for its context
+	wait   chan struct{} // listen waits for it
 }
 
 func (n *frailNetwork) listen(ctx context.Context, _, address string) (net.PacketConn, error) {
@@ -36,6 +37,11 @@ func (n *frailNetwork) listen(ctx context.Context, _, address string) (net.Packe
 		<-ctx.Done()
 		n.mu.Lock()
 		return nil, ctx.Err()
+	}
+	if wait := n.wait; wait != nil {
+		n.mu.Unlock()
+		<-wait
+		n.mu.Lock()
 	}
 	if len(n.refuse) > 0 {
 		err := n.refuse[0]
@@ -290,4 +296,102 @@ func TestCloseEndsReopen(t *testing.T) {
 			t.Errorf("receive: %v", err)
 		}
 	}) // the bubble fails if the hook's goroutine is left
+}
+
+// Another port that comes into use while no socket can be opened on the old one is received from at once, whether the
+// receiver pauses between tries or one of them hangs.
+func TestUseEndsReopen(t *testing.T) {
+	for _, hang := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			n := &frailNetwork{}
+			lost, reopened := make(chan error, 9), make(chan struct{}, 9)
+			s, _, received := openFrail(t, n, Config{Port: 7, Lost: func(err error) { lost <- err }, Reopened: func() { reopened <- struct{}{} }})
+			defer s.Close()
+			n.refuse = slices.Repeat([]error{syscall.EADDRINUSE}, 12)
+			if hang {
+				n.hang = true
+			}
+			n.last().Close()
+			<-lost
+			time.Sleep(20 * time.Second) // of the bubble: pauses are at their longest
+			synctest.Wait()
+			n.refuse, n.hang = nil, false
+			spare, err := s.Prepare(8)
+			if err != nil {
+				t.Fatal(err)
+			}
+			before := time.Now()
+			if err := spare.Use(); err != nil {
+				t.Fatal(err)
+			}
+			<-reopened
+			n.last().in <- []byte("hello")
+			if got := <-received; got != "hello" {
+				t.Errorf("received %q", got)
+			}
+			if took := time.Since(before); took != 0 || s.Lost() != nil {
+				t.Errorf("received after %v, lost: %v", took, s.Lost())
+			}
+		})
+	}
+}
+
+// A port that was any at first, and is wanted since, is kept.
+func TestKeep(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := &frailNetwork{}
+		reopened := make(chan struct{}, 9)
+		s, _, _ := openFrail(t, n, Config{Reopened: func() { reopened <- struct{}{} }})
+		defer s.Close()
+		port := s.Port()
+		s.Keep()
+		n.refuse = slices.Repeat([]error{syscall.EADDRINUSE}, 3)
+		n.last().Close()
+		<-reopened
+		if s.Port() != port {
+			t.Errorf("port %d, want %d", s.Port(), port)
+		}
+	})
+}
+
+// A socket that comes while no facade receives is found by the next one, and the next loss is one like the first.
+func TestFoundByNextFacade(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := &frailNetwork{}
+		reopened := make(chan struct{}, 9)
+		s, p, received := openFrail(t, n, Config{Port: 7, Reopened: func() { reopened <- struct{}{} }})
+		defer s.Close()
+		n.wait = make(chan struct{})
+		n.last().Close()
+		synctest.Wait()
+		if err := p.bind.Close(); err != nil {
+			t.Error(err)
+		}
+		<-received // closed: the receive function has returned
+		close(n.wait)
+		synctest.Wait()
+		q := openBind(t, s.Bind())
+		ended := make(chan error, 1)
+		go func() { // ends with s
+			for {
+				if _, err := q.receive(q.bufs, q.sizes, q.eps); err != nil {
+					ended <- err
+					return
+				}
+			}
+		}()
+		for range 2 {
+			<-reopened
+			if err := s.Lost(); err != nil {
+				t.Errorf("lost: %v", err)
+			}
+			synctest.Wait()
+			n.last().Close()
+		}
+		<-reopened
+		if err := s.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			t.Error(err)
+		}
+		<-ended
+	})
 }

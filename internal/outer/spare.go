@@ -53,7 +53,12 @@ func (p *Spare) Use() error {
 		}
 	}
 	old := s.sock()
-	s.current.Store(&active{p.sock, p.sock.port(), p.asked, old.overflowed()})
+	s.asked.Store(uint32(p.asked))
+	s.current.Store(&active{p.sock, p.sock.port(), old.overflowed()})
+	select {
+	case s.reopening.replaced <- struct{}{}: // the receiver may wait for a socket in the place of a lost one
+	default:
+	}
 	p.sock = nil
 	if err := old.close(); err != nil && !errors.Is(err, net.ErrClosed) { // one that was lost is closed
 		s.log.Warn("closing the old UDP socket failed", "port", old.localPort, "err", err)

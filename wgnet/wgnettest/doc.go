@@ -45,10 +45,10 @@
 //     the test, or a server of it, has not closed. An idle connection of an HTTP client is one: close it with
 //     CloseIdleConnections. Links are healed and made perfect first, and what is just ending gets 5 seconds;
 //   - outer sockets that [Node.ListenPacket] opened;
-//   - goroutines that a Net has started and that go on after its Close. They are told by their profiler label, so other
-//     tests may run in parallel.
+//   - goroutines that New has started and that go on after the Net's Close, and theirs. They are told by their profiler
+//     label, so other tests may run in parallel. Those begun by the test's own calls, such as Dial, are not told.
 //
 // What the test registers with Cleanup after the network, or defers, comes before that.
 //
-// A Network's methods are safe for concurrent use. Those that find a mistake of the caller fail the test and do nothing.
+// A Network's methods are safe for concurrent use, but for Join, and for Restart of a node whose Net is used meanwhile. Those that find a mistake of the caller fail the test and do nothing.
 package wgnettest
