@@ -10,8 +10,6 @@ import (
 	"syscall"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"example.com/wgnet/internal/netns"
 )
 
@@ -20,12 +18,12 @@ func TestParseRoute(t *testing.T) {
 	answer := func(kind uint16, body ...byte) []byte {
 		b := make([]byte, routeRequest)
 		binary.NativeEndian.PutUint16(b[4:], kind)
-		copy(b[unix.SizeofNlMsghdr:], body)
+		copy(b[syscall.SizeofNlMsghdr:], body)
 		return b
 	}
-	route := func(rtn byte) []byte { return answer(unix.RTM_NEWROUTE, 0, 0, 0, 0, 0, 0, 0, rtn) }
-	refused := func(errno unix.Errno) []byte {
-		return answer(unix.NLMSG_ERROR, binary.NativeEndian.AppendUint32(nil, uint32(-int32(errno)))...)
+	route := func(rtn byte) []byte { return answer(syscall.RTM_NEWROUTE, 0, 0, 0, 0, 0, 0, 0, rtn) }
+	refused := func(errno syscall.Errno) []byte {
+		return answer(syscall.NLMSG_ERROR, binary.NativeEndian.AppendUint32(nil, uint32(-int32(errno)))...)
 	}
 	for _, tc := range []struct {
 		name           string
@@ -33,20 +31,20 @@ func TestParseRoute(t *testing.T) {
 		special, never bool
 		fails          bool
 	}{
-		{"a neighbor", route(unix.RTN_UNICAST), false, false, false},
-		{"local", route(unix.RTN_LOCAL), true, false, false},
-		{"anycast", route(unix.RTN_ANYCAST), true, false, false},
-		{"broadcast", route(unix.RTN_BROADCAST), true, true, false},
-		{"multicast", route(unix.RTN_MULTICAST), true, true, false},
+		{"a neighbor", route(syscall.RTN_UNICAST), false, false, false},
+		{"local", route(syscall.RTN_LOCAL), true, false, false},
+		{"anycast", route(syscall.RTN_ANYCAST), true, false, false},
+		{"broadcast", route(syscall.RTN_BROADCAST), true, true, false},
+		{"multicast", route(syscall.RTN_MULTICAST), true, true, false},
 		{"a type that there is not", route(255), false, false, false},
-		{"no route", refused(unix.ENETUNREACH), false, false, false},
-		{"unreachable", refused(unix.EHOSTUNREACH), false, false, false},
-		{"prohibit", refused(unix.EACCES), false, false, false},
-		{"blackhole", refused(unix.EINVAL), false, false, false},
-		{"the kernel cannot", refused(unix.EOPNOTSUPP), false, false, true},
+		{"no route", refused(syscall.ENETUNREACH), false, false, false},
+		{"unreachable", refused(syscall.EHOSTUNREACH), false, false, false},
+		{"prohibit", refused(syscall.EACCES), false, false, false},
+		{"blackhole", refused(syscall.EINVAL), false, false, false},
+		{"the kernel cannot", refused(syscall.EOPNOTSUPP), false, false, true},
 		{"an error of nothing", refused(0), false, false, true},
-		{"the end of a list", answer(unix.NLMSG_DONE), false, false, true},
-		{"too short", route(unix.RTN_LOCAL)[:routeRequest-1], false, false, true},
+		{"the end of a list", answer(syscall.NLMSG_DONE), false, false, true},
+		{"too short", route(syscall.RTN_LOCAL)[:routeRequest-1], false, false, true},
 		{"nothing", nil, false, false, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
