@@ -97,7 +97,7 @@ func (r *refusals) pass(err error) bool {
 
 // again says whether to read on after an error.
 func (r *refusals) again(err error) bool {
-	return (lost(err) || refusal(err) != nil) && r.row.Add(1) <= maxRefusals
+	return r.flow.ctx.Err() == nil && (lost(err) || refusal(err) != nil) && r.row.Add(1) <= maxRefusals
 }
 
 // forgetErrorsOf is forgetErrors for a whole socket.
