@@ -40,8 +40,8 @@ type Dialer interface {
 // Options bound a forward. The zero value has the defaults.
 type Options struct {
 	// MaxConns bounds the connections that are open at a time; further ones wait to be accepted. For UDP it bounds the
-	// sources, of which a new one takes the place of the one that has been idle for longest; each takes 64 KiB. 0 means
-	// 1,024.
+	// sources, of which a new one takes the place of the one that has been idle for longest. Each takes 64 KiB, and up to
+	// as much again of datagrams that wait. While twice as many are still being closed, new ones are lost. 0 means 1,024.
 	MaxConns int
 
 	// DialTimeout bounds each dial. 0 means 30 seconds.

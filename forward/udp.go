@@ -15,6 +15,7 @@ import (
 const (
 	maxDatagram = 65535 // the largest payload of UDP
 	maxWaiting  = 16    // datagrams of a source that wait to be sent; further ones are lost
+	maxBytes    = 65536 // in those datagrams
 	maxFailures = 1000  // of a socket, in a row, before that is taken for its end
 )
 
@@ -58,14 +59,16 @@ type udpForward struct {
 	address string
 	running sync.WaitGroup // the sources' goroutines
 
-	mu      sync.Mutex // guards sources
+	mu      sync.Mutex // guards sources and live
 	sources map[string]*udpSource
+	live    int // sources whose goroutines run: those above, and those that were ended and are not done yet
 }
 
 // A udpSource is who has sent datagrams, and its connection.
 type udpSource struct {
 	addr    net.Addr
 	waiting chan []byte
+	bytes   atomic.Int64 // in waiting; only pass adds to it
 	end     context.CancelFunc
 	active  atomic.Int64 // when a datagram passed, in nanoseconds since the epoch
 }
@@ -78,6 +81,10 @@ func (f *udpForward) pass(ctx context.Context, from net.Addr, b []byte) {
 	f.mu.Lock()
 	s := f.sources[key]
 	if s == nil {
+		if f.live >= 2*f.MaxConns { // dials and closes that hang hold on to what they have
+			f.mu.Unlock()
+			return
+		}
 		if len(f.sources) >= f.MaxConns {
 			f.evict()
 		}
@@ -85,15 +92,22 @@ func (f *udpForward) pass(ctx context.Context, from net.Addr, b []byte) {
 		s.touch()
 		ctx, s.end = context.WithCancel(ctx)
 		f.sources[key] = s
+		f.live++
 		f.running.Go(func() { // ends with ctx, by being idle, or by an error of its connection
 			defer f.remove(key, s)
 			f.carry(ctx, s)
 		})
 	}
 	f.mu.Unlock()
+	size := int64(len(b))
+	if s.bytes.Load()+size > maxBytes {
+		return
+	}
+	s.bytes.Add(size)
 	select {
 	case s.waiting <- append([]byte(nil), b...):
 	default:
+		s.bytes.Add(-size)
 	}
 }
 
@@ -113,6 +127,7 @@ func (f *udpForward) remove(key string, s *udpSource) {
 	s.end()
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.live--
 	if f.sources[key] == s {
 		delete(f.sources, key)
 	}
@@ -140,6 +155,7 @@ func (f *udpForward) carry(ctx context.Context, s *udpSource) {
 	for {
 		select {
 		case b := <-s.waiting:
+			s.bytes.Add(-int64(len(b)))
 			s.touch()
 			// An error that matters is one of Read too. A datagram that is too long for one side is lost.
 			_, _ = conn.Write(b)

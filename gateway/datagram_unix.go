@@ -11,9 +11,9 @@ import (
 	"syscall"
 )
 
-// readDatagrams gives each datagram of a socket to use, until an error of either. It takes a buffer when there is
-// something to read: an idle socket holds none.
-func readDatagrams(c *net.UDPConn, use func([]byte) error) error {
+// readDatagrams gives each datagram of a socket to use, until an error of either. After one of c, again says whether to go
+// on. It takes a buffer when there is something to read: an idle socket holds none.
+func readDatagrams(c *net.UDPConn, use func([]byte) error, again func(error) bool) error {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return err
@@ -49,7 +49,7 @@ func readDatagrams(c *net.UDPConn, use func([]byte) error) error {
 		switch {
 		case err != nil:
 			return err
-		case readErr != nil && !lost(readErr):
+		case readErr != nil && !again(readErr):
 			return os.NewSyscallError("read", readErr)
 		case useErr != nil && !lost(useErr):
 			return useErr

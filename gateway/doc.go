@@ -22,17 +22,21 @@
 // that has an IPv4 address in it (4-in-6, NAT64's 64:ff9b::/96, ISATAP) is what that one is. If the network has a NAT64
 // with a prefix of its own, deny that prefix. Multicast, broadcast and unspecified addresses no rule can allow.
 //
-// The rules and the list of the host's addresses, which is no older than a second, are applied when the flow begins and
-// again to the address that a socket is about to be connected to. A socket that has reached the host itself nevertheless
-// is closed. [Gateway.SetRules] ends the flows that are not allowed any more.
+// The rules and the list of the host's addresses, which is no older than a second, are applied when the flow begins, and
+// again, with what the host says at that moment, to the address that a socket is about to be connected to and when it is
+// connected. On Linux the host's routing is asked, so addresses are its own that only a route makes so ("ip route add
+// local"); elsewhere those of its interfaces are, and one that a socket has as its own and as its target's. Routes that
+// need a mark or an interface, which a [Config.Control] may give to sockets, are not seen. [Gateway.SetRules] ends the flows
+// that are not allowed any more.
 //
 // # What the peer sees
 //
 // The target is asked before the peer is answered: a closed port looks closed, and what is unreachable looks that way. A
 // target that says nothing is a gateway that says nothing. Half-closes, resets and back-pressure are passed on. Targets see
-// the host's address. UDP keeps each datagram whole, up to the largest, and lets in those of the target alone. Pings go
-// out by sockets for that purpose, which macOS has for everybody, and Linux for the groups in net.ipv4.ping_group_range;
-// see [Config.RawPing]. A ping that nobody answers is not answered.
+// the host's address. UDP keeps each datagram whole, up to the largest, and lets in those of the target alone. What ICMP
+// says of a datagram the peer is told, and the flow goes on (RFC 4787, REQ-10). Pings go out by sockets for that purpose,
+// which macOS has for everybody, and Linux for the groups in net.ipv4.ping_group_range; see [Config.RawPing]. A ping that
+// nobody answers is not answered.
 //
 // # Bounds
 //

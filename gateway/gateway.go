@@ -34,19 +34,22 @@ type Config struct {
 
 	// MaxFlows bounds the flows that are open at a time, in all. Each but ping takes a socket: stay below the limit
 	// of open files. When it is reached, a new flow takes the place of the one that has been idle for longest among
-	// those of the peer that has most. Established TCP connections go last. 0 means 8,192.
+	// those of the peer that has most. Established TCP connections go last. 0 means 8,192. A wgnet.Net has 16,384 flows
+	// at most: more than that here changes nothing.
 	MaxFlows int
 
 	// MaxPeerFlows bounds the flows of one peer, whose flows are evicted by its own in the same way. A flow in which
 	// something has moved in the last half second keeps its place from those of its own peer: then the new one is
-	// dropped. 0 means 2,048.
+	// dropped. 0 means 2,048. A wgnet.Net has 4,096 flows of a peer at most.
 	MaxPeerFlows int
 
 	// MaxPeerDials bounds those among the flows of one peer that are TCP connections without the target's answer. Past
-	// it a new one takes the place of the oldest of them, in the same way. 0 means 256.
+	// it a new one takes the place of the oldest of them, in the same way. 0 means 256. A wgnet.Net has 512
+	// undecided flows of a peer at most, and 4,096 in all.
 	MaxPeerDials int
 
-	// DialTimeout is how long a target may take to answer a TCP connection. 0 means 30 seconds.
+	// DialTimeout is how long a target may take to answer a TCP connection. 0 means 30 seconds. A wgnet.Net ends a
+	// flow that has waited for its answer for 60 seconds: a longer time here changes nothing.
 	DialTimeout time.Duration
 
 	// TCPIdleTimeout ends an established connection on which nothing has moved. 0 means 2 hours and 4 minutes, the
@@ -123,7 +126,7 @@ func New(cfg Config) (*Gateway, error) {
 	cfg.TCPTransitoryTimeout = cmp.Or(cfg.TCPTransitoryTimeout, defaultTCPTransitory)
 	cfg.UDPIdleTimeout = cmp.Or(cfg.UDPIdleTimeout, defaultUDPIdle)
 	cfg.PingIdleTimeout = cmp.Or(cfg.PingIdleTimeout, defaultPingIdle)
-	g := &Gateway{cfg: cfg, log: cfg.Logger, own: ownAddrs{interfaces: net.InterfaceAddrs}}
+	g := &Gateway{cfg: cfg, log: cfg.Logger, own: ownAddrs{interfaces: net.InterfaceAddrs, route: routeKind}}
 	if g.log == nil {
 		g.log = slog.New(slog.DiscardHandler)
 	}

@@ -57,16 +57,19 @@ func (g *Gateway) servePing(f *flow) error {
 	defer stop()
 	defer inside.Close()
 	replies := make(chan []byte, maxReplies)
+	told := refusals{flow: f}
 	var back sync.WaitGroup
 	back.Go(func() { // ends with f
 		for {
 			select {
 			case b := <-replies:
-				if _, err := inside.Write(b); err != nil && !lost(err) {
+				switch _, err := inside.Write(b); {
+				case err == nil:
+					f.moved(false, len(b)-2)
+				case !lost(err) && refusal(err) == nil:
 					f.end(err)
 					return
 				}
-				f.moved(false, len(b)-2)
 			case <-f.ctx.Done():
 				return
 			}
@@ -76,9 +79,10 @@ func (g *Gateway) servePing(f *flow) error {
 		if len(b) < 2 || !g.verdict(&f.request).allowed {
 			return nil
 		}
+		told.row.Store(0)
 		f.moved(true, len(b)-2)
-		return p.send(f, replies, binary.BigEndian.Uint16(b), b[2:])
-	}))
+		return p.send(&told, replies, binary.BigEndian.Uint16(b), b[2:])
+	}, told.again))
 	back.Wait()
 	return context.Cause(f.ctx)
 }
@@ -168,8 +172,9 @@ func (p *pinger) close() {
 	p.reading.Wait()
 }
 
-// send sends a request. Only an error that ends the flow is returned.
-func (p *pinger) send(f *flow, replies chan<- []byte, seq uint16, data []byte) error {
+// send sends a request of a flow. Only an error that ends the flow is returned; that there is no way is told to the peer.
+func (p *pinger) send(told *refusals, replies chan<- []byte, seq uint16, data []byte) error {
+	f := told.flow
 	if err := p.open(); err != nil { // the socket may have broken
 		return err
 	}
@@ -193,7 +198,9 @@ func (p *pinger) send(f *flow, replies chan<- []byte, seq uint16, data []byte) e
 		p.mu.Lock()
 		p.take(ours)
 		p.mu.Unlock()
-		p.gateway.failed.log(p.gateway.log, slog.LevelDebug, "ping not sent", &f.request, slog.Any("error", err))
+		if !told.pass(err) {
+			p.gateway.failed.log(p.gateway.log, slog.LevelDebug, "ping not sent", &f.request, slog.Any("error", err))
+		}
 	}
 	return nil
 }

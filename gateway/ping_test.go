@@ -89,6 +89,45 @@ func TestPing(t *testing.T) {
 	}
 }
 
+// TestPingUnreachable is fault 68: that there is no way any more the peer is told, and the flow goes on.
+func TestPingUnreachable(t *testing.T) {
+	ns := netns.New(t)
+	ns.Run("sh", "-c", "echo 0 2147483647 >/proc/sys/net/ipv4/ping_group_range")
+	for _, dst := range []netip.Addr{ns.Outside4, ns.Outside6} {
+		g := newGateway(t, Config{RawPing: true}, "allow ping")
+		f := newFlow(t, "laptop", "ping", netip.AddrPortFrom(dst, 0).String())
+		go func() { // ends with the gateway
+			if err := ns.Do(func() error { g.Serve(f); return nil }); err != nil {
+				t.Error(err)
+			}
+		}()
+		c := f.accepted(t)
+		exchange(t, c, message(1, "x"))
+		ns.Run("ip", "route", "add", "unreachable", dst.String())
+		if _, err := c.Write(message(2, "x")); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case err := <-f.refused:
+			if !errors.Is(err, syscall.EHOSTUNREACH) && !errors.Is(err, syscall.ENETUNREACH) {
+				t.Errorf("%v, want EHOSTUNREACH or ENETUNREACH", err)
+			}
+		case <-time.After(patience):
+			t.Fatal("nobody told the peer")
+		}
+		ns.Run("ip", "route", "del", "unreachable", dst.String())
+		if got, want := exchange(t, c, message(3, "x")), message(3, "x"); !bytes.Equal(got, want) {
+			t.Errorf("got %x, want %x", got, want)
+		}
+		if err := g.Close(); err != nil {
+			t.Error(err)
+		}
+		if s := g.Status(); s.Refused != 1 {
+			t.Errorf("status %+v", s.Counters)
+		}
+	}
+}
+
 // TestPingUnavailable: where the host gives no socket for pings, they are refused, and why is said once.
 func TestPingUnavailable(t *testing.T) {
 	ns := netns.New(t)

@@ -208,7 +208,6 @@ func newPolicy(rules []Rule) (*policy, error) {
 // A verdict is what the policy says of a flow.
 type verdict struct {
 	allowed bool
-	special bool // it is allowed although the address is special
 	why     func() string
 }
 
@@ -224,10 +223,7 @@ func (p *policy) decide(from source, network string, dst netip.AddrPort, kind sp
 		if r.Action == Allow && kind.what != "" && !r.Special || !r.matches(from, network, dst, embedded) {
 			continue
 		}
-		return verdict{
-			allowed: r.Action == Allow, special: r.Action == Allow && kind.what != "",
-			why: func() string { return fmt.Sprintf("rule %d: %v", i+1, r) },
-		}
+		return verdict{allowed: r.Action == Allow, why: func() string { return fmt.Sprintf("rule %d: %v", i+1, r) }}
 	}
 	return verdict{why: func() string {
 		if kind.what != "" {

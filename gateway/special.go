@@ -94,7 +94,8 @@ const ownMaxAge = time.Second
 
 // ownAddrs knows the host's own addresses. Its methods are safe for concurrent use.
 type ownAddrs struct {
-	interfaces func() ([]net.Addr, error) // net.InterfaceAddrs, but in tests
+	interfaces func() ([]net.Addr, error)        // net.InterfaceAddrs, but in tests
+	route      func(netip.Addr) (special, error) // routeKind, but in tests
 
 	mu   sync.Mutex // guards what follows
 	read time.Time
@@ -104,12 +105,32 @@ type ownAddrs struct {
 
 // kind says what is special about an address on this host. 4-in-6 addresses are judged as the IPv4 address that a socket
 // would connect to.
-func (o *ownAddrs) kind(addr netip.Addr) special {
+func (o *ownAddrs) kind(addr netip.Addr) special { return kind(addr, o.ownKind) }
+
+// freshKind is kind as of this very moment, by the system's own routing where it can be asked for that. It costs some
+// system calls: it is for addresses that a socket is about to be connected to.
+func (o *ownAddrs) freshKind(addr netip.Addr) special {
+	return kind(addr, func(addr netip.Addr) special {
+		k, err := o.route(addr)
+		if err != nil {
+			o.forget()
+		}
+		return firstOf(k, o.ownKind(addr))
+	})
+}
+
+// kind says what is special about an address, by who it is and by what own says of it.
+func kind(addr netip.Addr, own func(netip.Addr) special) special {
 	addr = addr.Unmap().WithZone("")
-	kinds := []special{staticKind(addr), o.ownKind(addr)}
+	kinds := []special{staticKind(addr), own(addr)}
 	if inner, ok := embedded4(addr); ok {
-		kinds = append(kinds, staticKind(inner), o.ownKind(inner))
+		kinds = append(kinds, staticKind(inner), own(inner))
 	}
+	return firstOf(kinds...)
+}
+
+// firstOf is what counts of all that is special about an address.
+func firstOf(kinds ...special) special {
 	var found special
 	for _, k := range kinds {
 		if k.never {
@@ -120,6 +141,13 @@ func (o *ownAddrs) kind(addr netip.Addr) special {
 		}
 	}
 	return found
+}
+
+// forget has the addresses read anew when they are next needed.
+func (o *ownAddrs) forget() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.all = nil
 }
 
 // ownKind says whether an address is one of the host's own. When they cannot be read, every address may be one.

@@ -48,8 +48,11 @@ func (g *Gateway) dial(f *flow, network string, target netip.AddrPort) (net.Conn
 			if err != nil {
 				return fmt.Errorf("%w: %w", errNotAllowed, err)
 			}
-			if netip.AddrPortFrom(to.Addr().Unmap(), to.Port()) != target || !g.verdict(&f.request).allowed {
-				return errNotAllowed
+			if to = netip.AddrPortFrom(to.Addr().Unmap(), to.Port()); to != target {
+				return fmt.Errorf("%w: %v is not %v", errNotAllowed, to, target)
+			}
+			if err := g.allows(f); err != nil {
+				return err
 			}
 			if network == "udp4" || network == "udp6" {
 				if err := reportErrors(c); err != nil {
@@ -66,19 +69,27 @@ func (g *Gateway) dial(f *flow, network string, target netip.AddrPort) (net.Conn
 	if err != nil {
 		return nil, err
 	}
-	// A socket whose both ends have one address has reached the host itself: by an address that is younger than our
-	// list of them, or that only a route makes the host's.
-	if local, remote := addrOf(conn.LocalAddr()), addrOf(conn.RemoteAddr()); local == remote && !g.allowsSpecial(f) {
+	// The address may have become the host's own meanwhile. Where the host cannot be asked for its routes, a socket whose
+	// both ends have one address has reached the host itself in any case.
+	err = g.allows(f)
+	if local, remote := addrOf(conn.LocalAddr()), addrOf(conn.RemoteAddr()); local == remote && err == nil {
+		err = g.allowsKind(f, special{what: "the host's own address"})
+	}
+	if err != nil {
 		relay.Reset(conn)
-		return nil, errNotAllowed
+		return nil, err
 	}
 	return conn, nil
 }
 
-// allowsSpecial says whether a rule lets the flow reach the host itself.
-func (g *Gateway) allowsSpecial(f *flow) bool {
-	v := g.policy.Load().decide(f.from, f.Network(), f.dst, special{what: "the host's own address"})
-	return v.allowed
+// allows applies the policy to a flow's address as the host sees it at this moment.
+func (g *Gateway) allows(f *flow) error { return g.allowsKind(f, g.own.freshKind(f.dst.Addr())) }
+
+func (g *Gateway) allowsKind(f *flow, kind special) error {
+	if v := g.policy.Load().decide(f.from, f.Network(), f.dst, kind); !v.allowed {
+		return fmt.Errorf("%w: %s", errNotAllowed, v.why())
+	}
+	return nil
 }
 
 func addrOf(a net.Addr) netip.Addr {

@@ -5,6 +5,7 @@ package gateway
 import (
 	"bytes"
 	"errors"
+	"math"
 	"net"
 	"net/netip"
 	"sync"
@@ -118,7 +119,7 @@ func TestUDPStranger(t *testing.T) {
 	}
 }
 
-// TestUDPRefused is fault 68: what ICMP says of the target reaches the peer, and the flow is over.
+// TestUDPRefused is fault 68: what ICMP says of the target reaches the peer, and the flow goes on (RFC 4787, REQ-10).
 func TestUDPRefused(t *testing.T) {
 	closed, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
@@ -128,48 +129,111 @@ func TestUDPRefused(t *testing.T) {
 	g := newGateway(t, Config{}, local)
 	f := newFlow(t, "laptop", "udp", closed.LocalAddr().String())
 	ended := serve(g, f)
-	if _, err := f.accepted(t).Write([]byte("x")); err != nil {
-		t.Fatal(err)
-	}
-	select {
-	case err := <-f.refused:
-		if !errors.Is(err, syscall.ECONNREFUSED) {
-			t.Errorf("%v, want ECONNREFUSED", err)
+	c := f.accepted(t)
+	for range 3 {
+		if _, err := c.Write([]byte("x")); err != nil {
+			t.Fatal(err)
 		}
-	case <-time.After(patience):
-		t.Fatal("nobody told the peer")
+		select {
+		case err := <-f.refused:
+			if !errors.Is(err, syscall.ECONNREFUSED) {
+				t.Errorf("%v, want ECONNREFUSED", err)
+			}
+		case <-time.After(patience):
+			t.Fatal("nobody told the peer")
+		}
 	}
-	waitFor(t, "the flow's end", ended)
-	if s := g.Status(); s.Refused != 1 || s.Accepted != 1 || s.Open != 0 {
+	for range 100 { // whichever of the socket's two calls finds the error
+		if _, err := c.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	listenUDP(t, closed.LocalAddr().String(), func(c *net.UDPConn, b []byte, from netip.AddrPort) {
+		_, _ = c.WriteToUDPAddrPort(b, from)
+	})
+	got := exchange(t, c, []byte("y"))
+	if string(got) == "x" { // the last one was sent after all
+		buf := make([]byte, 10)
+		n, err := c.Read(buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = buf[:n]
+	}
+	if string(got) != "y" {
+		t.Errorf("got %q", got)
+	}
+	if s := g.Status(); s.Refused != 1 || s.Accepted != 1 || s.Open != 1 {
 		t.Errorf("status %+v", s)
 	}
+	c.Close()
+	waitFor(t, "the flow's end", ended)
 }
 
-// TestUDPPeerRefuses: that the peer's port is closed is no word of the target.
+// TestUDPPeerRefuses: that the peer's port is closed is no word of the target, and does not end the flow either.
 func TestUDPPeerRefuses(t *testing.T) {
 	server := listenUDP(t, "127.0.0.1:0", func(c *net.UDPConn, b []byte, from netip.AddrPort) {
 		_, _ = c.WriteToUDPAddrPort(b, from)
 	})
 	g := newGateway(t, Config{}, local)
 	f := newFlow(t, "laptop", "udp", server.LocalAddr().String())
+	inside := &closedPort{reads: 2, writes: 1}
 	f.pair = func() (net.Conn, net.Conn, error) {
 		a, b := net.Pipe()
-		return closedPort{a}, b, nil
+		inside.Conn = a
+		return inside, b, nil
 	}
 	ended := serve(g, f)
-	if _, err := f.accepted(t).Write([]byte("x")); err != nil {
+	c := f.accepted(t)
+	if _, err := c.Write([]byte("lost on its way back")); err != nil {
 		t.Fatal(err)
 	}
+	if got := exchange(t, c, []byte("x")); string(got) != "x" {
+		t.Errorf("got %q", got)
+	}
+	c.Close()
 	waitFor(t, "the flow's end", ended)
-	if s := g.Status(); s.Refused != 0 || len(f.refused) != 0 {
+	if s := g.Status(); s.Refused != 0 || len(f.refused) != 0 || s.BytesIn != 1 {
 		t.Errorf("status %+v", s)
 	}
 }
 
-// A closedPort is a flow's connection whose other end takes no datagrams any more.
-type closedPort struct{ net.Conn }
+// TestUDPBroken: a connection of which every read is an error is not read for ever.
+func TestUDPBroken(t *testing.T) {
+	server := listenUDP(t, "127.0.0.1:0", func(*net.UDPConn, []byte, netip.AddrPort) {})
+	g := newGateway(t, Config{}, local)
+	f := newFlow(t, "laptop", "udp", server.LocalAddr().String())
+	inside := &closedPort{reads: math.MaxInt}
+	f.pair = func() (net.Conn, net.Conn, error) {
+		a, b := net.Pipe()
+		inside.Conn = a
+		return inside, b, nil
+	}
+	waitFor(t, "the flow's end", serve(g, f))
+}
 
-func (closedPort) Write([]byte) (int, error) { return 0, syscall.ECONNREFUSED }
+// A closedPort is a flow's connection whose other end takes no datagrams for a while, by one call each. One goroutine
+// reads, one writes.
+type closedPort struct {
+	net.Conn
+	reads, writes int // how many fail
+}
+
+func (c *closedPort) Read(b []byte) (int, error) {
+	if c.reads > 0 {
+		c.reads--
+		return 0, syscall.ECONNREFUSED
+	}
+	return c.Conn.Read(b)
+}
+
+func (c *closedPort) Write(b []byte) (int, error) {
+	if c.writes > 0 {
+		c.writes--
+		return 0, syscall.ECONNREFUSED
+	}
+	return c.Conn.Write(b)
+}
 
 // TestUDPIdle: a flow in which nothing moves ends, and one in which something does goes on.
 func TestUDPIdle(t *testing.T) {

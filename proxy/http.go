@@ -118,22 +118,30 @@ func (h *httpProxy) wait() {
 
 func (h *httpProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !h.enter() {
-		http.Error(w, "the proxy is closed", http.StatusServiceUnavailable)
+		h.answer(w, "the proxy is closed", http.StatusServiceUnavailable)
 		return
 	}
 	defer h.serving.Done()
 	switch {
 	case h.Username != "" && !h.authorized(r):
 		w.Header().Set("Proxy-Authenticate", `Basic realm="proxy"`)
-		http.Error(w, "the proxy wants a user name and a password", http.StatusProxyAuthRequired)
+		h.answer(w, "the proxy wants a user name and a password", http.StatusProxyAuthRequired)
 	case r.Method == http.MethodConnect:
 		h.connect(w, r)
 	case r.URL.Scheme == "http" && r.URL.Host != "":
 		h.plain.ServeHTTP(w, r)
 	default:
-		http.Error(w, "this is a proxy: it takes CONNECT, and requests for a whole URL that begins with http://",
+		h.answer(w, "this is a proxy: it takes CONNECT, and requests for a whole URL that begins with http://",
 			http.StatusBadRequest)
 	}
+}
+
+// answer is a word of the proxy itself. Package http reads the rest of the request before it answers, without a deadline: a
+// body that never comes would hold the connection's place for good.
+func (h *httpProxy) answer(w http.ResponseWriter, text string, status int) {
+	// It fails on a connection that has ended: then there is nobody to answer.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(h.HandshakeTimeout))
+	http.Error(w, text, status)
 }
 
 // authorized asks for the Basic scheme by the parser that package http has for the header's sister.
@@ -147,7 +155,7 @@ func (h *httpProxy) authorized(r *http.Request) bool {
 func (h *httpProxy) connect(w http.ResponseWriter, r *http.Request) {
 	address := r.URL.Host // the Host header says nothing here (RFC 9112 section 3.2.3)
 	if host, port, err := net.SplitHostPort(address); err != nil || host == "" || port == "" {
-		http.Error(w, "CONNECT wants a host and a port", http.StatusBadRequest)
+		h.answer(w, "CONNECT wants a host and a port", http.StatusBadRequest)
 		return
 	}
 	target, err := h.dial(h.ctx, address)
@@ -188,14 +196,14 @@ func (h *httpProxy) fail(w http.ResponseWriter, r *http.Request, err error) {
 	var dns *net.DNSError
 	switch {
 	case errors.Is(err, syscall.EACCES):
-		http.Error(w, "not allowed", http.StatusForbidden)
+		h.answer(w, "not allowed", http.StatusForbidden)
 	case errors.As(err, &dns):
-		http.Error(w, "the host's name cannot be resolved", http.StatusBadGateway)
+		h.answer(w, "the host's name cannot be resolved", http.StatusBadGateway)
 	case errors.Is(err, syscall.ECONNREFUSED):
-		http.Error(w, "connection refused", http.StatusBadGateway)
+		h.answer(w, "connection refused", http.StatusBadGateway)
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
-		http.Error(w, "no answer in time", http.StatusGatewayTimeout)
+		h.answer(w, "no answer in time", http.StatusGatewayTimeout)
 	default:
-		http.Error(w, "the host cannot be reached", http.StatusBadGateway)
+		h.answer(w, "the host cannot be reached", http.StatusBadGateway)
 	}
 }

@@ -48,7 +48,8 @@ type Config struct {
 	// MaxConns bounds the clients' connections that are open at a time; further ones wait to be accepted. 0 means 1,024.
 	MaxConns int
 
-	// HandshakeTimeout is how long a client may take to say what it wants. 0 means 10 seconds.
+	// HandshakeTimeout is how long a client may take to say what it wants, and to send the rest of an HTTP request that is
+	// turned away. 0 means 10 seconds.
 	HandshakeTimeout time.Duration
 
 	// DialTimeout bounds each dial. 0 means 30 seconds.

@@ -18,6 +18,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	xproxy "golang.org/x/net/proxy"
@@ -415,6 +416,79 @@ func TestHTTPErrors(t *testing.T) {
 		})
 	}
 }
+
+// TestHTTPNoBody: a request that the proxy answers itself and whose body never comes is answered all the same, and gives its
+// place back.
+func TestHTTPNoBody(t *testing.T) {
+	const wrong = "Proxy-Authorization: Basic eDp5\r\n"
+	const right = "Proxy-Authorization: Basic dXNlcjpwYXNzd29yZA==\r\n"
+	for _, tc := range []struct {
+		name, request string
+		want          int
+	}{
+		{"no credentials", "POST http://x/ HTTP/1.1\r\nHost: x\r\n", 407},
+		{"wrong credentials", "POST http://x/ HTTP/1.1\r\nHost: x\r\n" + wrong, 407},
+		{"to the proxy itself", "POST / HTTP/1.1\r\nHost: x\r\n" + right, 400},
+		{"CONNECT without a port", "CONNECT x HTTP/1.1\r\nHost: x\r\n" + right, 400},
+		{"CONNECT refused", "CONNECT x:1 HTTP/1.1\r\nHost: x:1\r\n" + right, 502},
+		{"refused", "POST http://x/ HTTP/1.1\r\nHost: x\r\n" + right, 502},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := &pipes{accept: make(chan net.Conn), closed: make(chan struct{})}
+				ctx, cancel := context.WithCancel(t.Context())
+				ended := make(chan error, 1)
+				cfg := Config{Username: "user", Password: "password", MaxConns: 1, Dialer: &scriptedDialer{err: syscall.ECONNREFUSED}}
+				go func() { ended <- ServeHTTP(ctx, l, cfg) }() // cancel ends it
+				for range 2 {                                   // the second has the place of the first
+					ours, theirs := net.Pipe()
+					_ = ours.SetDeadline(time.Now().Add(time.Minute)) // by the bubble's clock
+					l.accept <- theirs
+					if _, err := io.WriteString(ours, tc.request+"Content-Length: 10\r\n\r\n"); err != nil {
+						t.Fatal(err)
+					}
+					resp, err := http.ReadResponse(bufio.NewReader(ours), nil)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if resp.StatusCode != tc.want {
+						t.Errorf("%s, want %d", resp.Status, tc.want)
+					}
+					if _, err := io.Copy(io.Discard, ours); err != nil { // to the end, which the proxy makes
+						t.Error(err)
+					}
+				}
+				cancel()
+				if err := <-ended; err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
+}
+
+// pipes is a listener for connections in memory.
+type pipes struct {
+	accept chan net.Conn
+	once   sync.Once // closes closed
+	closed chan struct{}
+}
+
+func (l *pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.accept:
+		return c, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *pipes) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return nil
+}
+
+func (l *pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipes", Net: "unix"} }
 
 // TestThroughTunnel: names are those of the tunnel.
 func TestThroughTunnel(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"example.com/wgnet/internal/relay"
@@ -153,49 +154,58 @@ func TestJoinWholeOnly(t *testing.T) {
 
 // TestLimit: Accept waits while all places are taken, and Close ends the wait.
 func TestLimit(t *testing.T) {
-	inner, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := relay.Limit(inner, 1)
-	accepted, ended := make(chan net.Conn), make(chan error, 1)
-	go func() { // ends with l
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				ended <- err
-				return
+	synctest.Test(t, func(t *testing.T) {
+		l := relay.Limit(&endlessPipes{t}, 1)
+		accepted, ended := make(chan net.Conn, 3), make(chan error, 1)
+		go func() { // ends with l
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					ended <- err
+					return
+				}
+				accepted <- c
 			}
-			accepted <- c
+		}()
+		synctest.Wait()
+		if n := len(accepted); n != 1 {
+			t.Fatalf("%d connections in one place", n)
 		}
-	}()
-	for range 2 {
-		c, err := net.Dial("tcp", l.Addr().String())
-		if err != nil {
-			t.Fatal(err)
+		first := <-accepted
+		first.Close()
+		first.Close() // gives back one place only
+		synctest.Wait()
+		if n := len(accepted); n != 1 {
+			t.Fatalf("%d connections after one was closed, want one", n)
 		}
-		defer c.Close()
-	}
-	first := <-accepted
-	select {
-	case <-accepted:
-		t.Error("a second connection in one place")
-	case <-time.After(50 * time.Millisecond): // to show that nothing comes, there is only waiting
-	}
-	first.Close()
-	first.Close() // gives back one place only
-	second := <-accepted
-	if err := second.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
-		t.Error(err)
-	}
-	defer second.Close()
-	if err := l.Close(); err != nil {
-		t.Error(err)
-	}
-	if err := <-ended; !errors.Is(err, net.ErrClosed) {
-		t.Errorf("%v, want net.ErrClosed", err)
-	}
+		second := <-accepted
+		if err := second.(interface{ CloseWrite() error }).CloseWrite(); err != nil { // of a pipe, it is the whole end
+			t.Error(err)
+		}
+		synctest.Wait()
+		if n := len(accepted); n != 1 {
+			t.Fatalf("%d connections after another was closed, want one", n)
+		}
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := <-ended; !errors.Is(err, net.ErrClosed) {
+			t.Errorf("%v, want net.ErrClosed", err)
+		}
+	})
 }
+
+// endlessPipes is a listener to which clients come as fast as it accepts them.
+type endlessPipes struct{ t *testing.T }
+
+func (l *endlessPipes) Accept() (net.Conn, error) {
+	ours, theirs := net.Pipe()
+	l.t.Cleanup(func() { ours.Close() })
+	return theirs, nil
+}
+
+func (l *endlessPipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipes", Net: "unix"} }
+func (l *endlessPipes) Close() error   { return nil }
 
 // TestServe: an error that passes is waited out, another one is the end, and handlers are waited for.
 func TestServe(t *testing.T) {
