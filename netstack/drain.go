@@ -27,15 +27,13 @@ const (
 // before all was acknowledged. It may be called more than once.
 func (s *Stack) Drain(ctx context.Context) error {
 	s.drainOnce.Do(func() { close(s.draining) })
-	before := s.undelivered()
+	s.lookForUndelivered()
 	_ = s.HandleFlows(nil) // fails only if the stack is closed
 	for _, l := range s.listeners() {
 		_ = l.Close() // somebody else may have been faster
 	}
 	for pause := minDrainPause; ; pause = min(2*pause, maxDrainPause) {
-		now := s.undelivered()
-		failed := s.noteFailed(before, now)
-		before = now
+		now, failed := s.lookForUndelivered()
 		switch {
 		case s.drained.Load() && failed == 0:
 			return nil
@@ -61,18 +59,26 @@ func (s *Stack) Drain(ctx context.Context) error {
 	}
 }
 
-// noteFailed notes the connections that do not wait any more and have failed after the program had closed them, and returns
-// how many there were, in all calls of Drain. One may be closed and reset between two looks.
-func (s *Stack) noteFailed(before, now map[*tcp.Endpoint]bool) int {
-	closed := s.closing.live() // before keeps them alive
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for ep := range before {
-		if _, waits := now[ep]; !waits && closed[ep] && ep.EndpointState() == tcp.StateError {
-			s.undeliverable[ep] = struct{}{}
+// lookForUndelivered returns the connections that Drain waits for, and how many have failed after the program had closed
+// them. What one call of Drain has seen, all have: a connection may be closed and reset between two looks of one.
+func (s *Stack) lookForUndelivered() (now map[*tcp.Endpoint]bool, failed int) {
+	s.drainMu.Lock()
+	defer s.drainMu.Unlock()
+	now = s.undelivered()
+	closed := s.closing.live() // waiting keeps them alive
+	for ep := range s.waiting {
+		if _, waits := now[ep]; waits || !closed[ep] {
+			continue
+		}
+		switch state := ep.EndpointState(); {
+		case delivers(state, true):
+			now[ep] = true // gVisor has let go of it, and is about to say how it has ended
+		case state == tcp.StateError:
+			s.lost++
 		}
 	}
-	return len(s.undeliverable)
+	s.waiting = now
+	return now, s.lost
 }
 
 // Draining says whether [Stack.Drain] was called.
@@ -101,16 +107,22 @@ func (s *Stack) undelivered() map[*tcp.Endpoint]bool {
 		if !ok {
 			continue
 		}
-		switch ep.EndpointState() {
-		case tcp.StateSynRecv, tcp.StateEstablished, tcp.StateCloseWait, tcp.StateFinWait1, tcp.StateClosing, tcp.StateLastAck:
+		if delivers(ep.EndpointState(), closed[ep]) {
 			list[ep] = closed[ep]
-		case tcp.StateFinWait2:
-			if !closed[ep] {
-				list[ep] = false // CloseWrite was called, and the program reads on
-			}
 		}
 	}
 	return list
+}
+
+// delivers says whether something may be under way on a connection in a state, which the program has closed or not.
+func delivers(state tcp.EndpointState, closed bool) bool {
+	switch state {
+	case tcp.StateSynRecv, tcp.StateEstablished, tcp.StateCloseWait, tcp.StateFinWait1, tcp.StateClosing, tcp.StateLastAck:
+		return true
+	case tcp.StateFinWait2:
+		return !closed // CloseWrite was called, and the program reads on
+	}
+	return false
 }
 
 // describe says what is left of what undelivered has returned.

@@ -197,7 +197,7 @@ func TestDrainResetAtOnce(t *testing.T) {
 	if err := accepted.SetReadBuffer(64 << 10); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := dialed.Write(make([]byte, 128<<10)); err != nil {
+	if _, err := dialed.Write(make([]byte, 200<<10)); err != nil {
 		t.Fatal(err)
 	}
 	first, second := drain(t, a, testContext(t)), make(chan error, 1)

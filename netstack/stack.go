@@ -94,8 +94,11 @@ type Stack struct {
 	done      chan struct{} // closed when Close begins
 
 	drainOnce sync.Once
-	draining  chan struct{} // closed when Drain begins
-	drained   atomic.Bool   // by Drain, with everything delivered
+	draining  chan struct{}          // closed when Drain begins
+	drained   atomic.Bool            // by Drain, with everything delivered
+	drainMu   sync.Mutex             // guards what follows, and is held during a look. Lock order: drainMu, transit.mu.
+	waiting   map[*tcp.Endpoint]bool // what the last look of Drain has found
+	lost      int                    // connections that have failed after the program had closed them
 
 	addressMu sync.Mutex // held by SetAddresses. Lock order: addressMu, mu; moveMu, mu; moveMu, transit.mu.
 	// moveMu is held while addresses change hands, from before the device knows of it until what was connected to them
@@ -106,8 +109,6 @@ type Stack struct {
 	mu     sync.Mutex // guards what follows, and routes for those who write them
 	dials  map[*pendingDial]struct{}
 	claims map[*claim]struct{} // of the listeners
-	// undeliverable are connections that failed during Drain, after the program had closed them.
-	undeliverable map[*tcp.Endpoint]struct{}
 }
 
 // pendingDial is a connection that is being made, which has to end when its route does.
@@ -138,7 +139,6 @@ func New(cfg Config) (*Stack, error) {
 	s := &Stack{
 		done: make(chan struct{}), draining: make(chan struct{}),
 		dials: map[*pendingDial]struct{}{}, claims: map[*claim]struct{}{},
-		undeliverable: map[*tcp.Endpoint]struct{}{},
 	}
 	s.own.Store(own)
 	s.inbound.own = &s.own
