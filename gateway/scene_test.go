@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"syscall"
 	"testing"
 	"time"
@@ -161,14 +162,19 @@ func TestIntoLAN(t *testing.T) {
 }
 
 // refusedUDP sends a datagram and returns what comes of it.
-func refusedUDP(c net.Conn) error {
-	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
-		return err
+func refusedUDP(c net.Conn) (err error) {
+	// Routers and hosts limit how many ICMP errors they send (RFC 1812, section 4.3.2.8), so it is asked more than once.
+	for limit := time.Now().Add(patience); time.Now().Before(limit); {
+		if err = c.SetDeadline(time.Now().Add(2 * time.Second)); err != nil {
+			return err
+		}
+		if _, err = c.Write([]byte("?")); err != nil {
+			return err
+		}
+		if _, err = c.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+			return err
+		}
 	}
-	if _, err := c.Write([]byte("?")); err != nil {
-		return err
-	}
-	_, err := c.Read(make([]byte, 1))
 	return err
 }
 

@@ -140,7 +140,9 @@ errno=0`, n.ListenPort(), inHex(t, p.PublicKey.String()), up.Endpoint(), p.LastH
 	waitFor(t, "a moment in which nothing changes", func() bool {
 		before := status(n)
 		got := strings.Join(ask(t, c, "get=1\n\n"), "\n")
-		if after := status(n); before.BytesSent != after.BytesSent || before.BytesReceived != after.BytesReceived {
+		after := status(n)
+		if before.BytesSent != after.BytesSent || before.BytesReceived != after.BytesReceived ||
+			before.LastHandshake != after.LastHandshake || before.LastHandshake.IsZero() {
 			return false
 		}
 		if got != want(before) {
